@@ -1,0 +1,35 @@
+# `make run` computes the study of config.yaml, `make test` runs all tests, `make check` the static
+# checks. Each makes .venv from requirements.lock first, if it is not there.
+
+BIN := .venv/bin
+INSTALLED := .venv/installed
+SNAKEMAKE := $(BIN)/snakemake
+SMK := Snakefile rules
+
+.PHONY: run test check format
+
+run: $(INSTALLED)
+	$(SNAKEMAKE) --cores all
+
+test: $(INSTALLED)
+	$(BIN)/python -m pytest
+
+check: $(INSTALLED)
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/snakefmt --check --quiet $(SMK)
+	$(SNAKEMAKE) --lint
+	for study in config.yaml $(wildcard studies/*.yaml); do \
+		$(SNAKEMAKE) --cores 1 --dry-run --quiet all --configfile $$study || exit 1; \
+	done
+
+format: $(INSTALLED)
+	$(BIN)/ruff check --fix --quiet
+	$(BIN)/ruff format --quiet
+	$(BIN)/snakefmt --quiet $(SMK)
+
+$(INSTALLED): requirements.lock
+	python3 -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements.lock
+	touch $@

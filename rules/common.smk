@@ -1,0 +1,97 @@
+# Input functions and resources; the thinking is in workflow_scripts/reprscope.
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(workflow.basedir) / "workflow_scripts"))
+
+from reprscope import paths, specs
+from reprscope.data.canonical import FILES
+from reprscope.device import count_gpus
+from reprscope.errors import UserError
+from reprscope.study import load
+
+try:
+    study = load(config, [Path(path) for path in workflow.configfiles])
+except UserError as error:
+    sys.exit(f"The study is not usable. {error}")
+
+GPU = {"gpu": 1} if study.device == "cuda" or (study.device == "auto" and count_gpus()) else {}
+
+
+wildcard_constraints:
+    dataset=r"[^/]+",
+    view=r"[^/_]+",
+    model=r"[^/_]+",
+    vae=r"[^/_]+",
+    text_encoder=r"[^/_]+",
+    prompt=r"[^/_]+",
+    protocol=r"[^/_]+",
+    hookset=r"[^/_]+",
+    task=r"[^/_]+",
+    experiment=r"[^/_]+",
+    figure=r"[^/_]+",
+    resolution=r"\d+",
+    timestep=r"\d+",
+    seed=r"\d+",
+    shard=r"\d+of\d+",
+
+
+def batch_size(wildcards, attempt):
+    """A job that ran out of memory is tried again with half the batch."""
+    return max(study.batch_size >> (attempt - 1), 1)
+
+
+def dataset_files(dataset):
+    """Outputs of a dataset by name: its images and the annotations that it provides."""
+    folder = paths.DATASET.format(dataset=dataset)
+    provided = study.datasets[dataset].provides
+    annotations = {name: file for name, file in FILES.items() if name in provided}
+    return {name: f"{folder}/{file}" for name, file in {"images": "images.parquet", **annotations}.items()}
+
+
+def prompt_inputs(wildcards):
+    """The text encoder, and the images if the prompt names their label or caption."""
+    inputs = {"text_encoder": paths.MANIFEST.format(model=wildcards.text_encoder)}
+    prompt, _, dataset = wildcards.prompt.partition("@")
+    if dataset:
+        inputs["images"] = paths.IMAGES.format(dataset=dataset)
+    return inputs
+
+
+def extract_inputs(wildcards):
+    """What one extraction reads."""
+    shared = study.models[wildcards.model].shared_with
+    prompt = study.prompt_key(wildcards.prompt, wildcards.dataset)
+    return {
+        "latents": paths.LATENTS.format(**{**wildcards, "vae": shared}),
+        "prompt": paths.PROMPTS.format(text_encoder=shared, prompt=prompt),
+        "images": paths.IMAGES.format(dataset=wildcards.dataset),
+        "model": paths.MANIFEST.format(model=wildcards.model),
+        "vae": paths.MANIFEST.format(model=shared),
+    }
+
+
+def evaluate_inputs(wildcards):
+    """All shards of the representations, and the dataset."""
+    shards = study.datasets[wildcards.dataset].shard_names
+    return {
+        "representations": [paths.REPRESENTATIONS.format(**{**wildcards, "shard": s}) for s in shards],
+        "images": paths.IMAGES.format(dataset=wildcards.dataset),
+    }
+
+
+def tabulate_inputs(wildcards):
+    """All measurements of an experiment."""
+    experiment = study.experiments[wildcards.experiment]
+    return [paths.MEASUREMENT.format(**m.wildcards()) for m in study.measurements(experiment)]
+
+
+def report_inputs():
+    """Tables, figures and model manifests that the report shows."""
+    experiments = study.experiments.values()
+    stems = [paths.FIGURE.format(experiment=e.name, figure=f.name) for e in experiments for f in e.figures]
+    return {
+        "tables": [paths.TABLE.format(experiment=e.name) for e in experiments],
+        "figures": [f"{stem}.{suffix}" for stem in stems for suffix in paths.FIGURE_FORMATS],
+        "manifests": [paths.MANIFEST.format(model=name) for name in study.models_used],
+    }

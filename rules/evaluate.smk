@@ -1,0 +1,49 @@
+# Tasks on representations, and one tidy table per experiment.
+
+
+rule evaluate:
+    input:
+        unpack(evaluate_inputs),
+    output:
+        paths.MEASUREMENT,
+    log:
+        paths.job_file("logs", "evaluate", paths.MEASUREMENT, ".log"),
+    benchmark:
+        paths.job_file("benchmarks", "evaluate", paths.MEASUREMENT, ".tsv")
+    conda:
+        "../envs/tasks.yaml"
+    threads: 1
+    resources:
+        mem_mb=4000,
+        disk_mb=1000,
+        runtime=60,
+    params:
+        spec=lambda wildcards: specs.evaluate(study, wildcards),
+    message:
+        "Measure {wildcards.task} on {wildcards.hookset} of {wildcards.model}, {wildcards.dataset}, timestep {wildcards.timestep}"
+    script:
+        "../workflow_scripts/evaluate.py"
+
+
+rule tabulate:
+    input:
+        tabulate_inputs,
+    output:
+        paths.TABLE,
+    log:
+        "results/logs/tabulate/{experiment}.log",
+    benchmark:
+        "results/benchmarks/tabulate/{experiment}.tsv"
+    conda:
+        "../envs/tasks.yaml"
+    threads: 1
+    resources:
+        mem_mb=4000,
+        disk_mb=500,
+        runtime=30,
+    params:
+        spec=lambda wildcards: specs.tabulate(study, wildcards.experiment),
+    message:
+        "Tabulate {wildcards.experiment}"
+    script:
+        "../workflow_scripts/tabulate.py"

@@ -1,0 +1,52 @@
+# Datasets in their canonical form, and model folders with checksums.
+
+
+for dataset in study.datasets:
+
+    rule:
+        name:
+            f"fetch_{dataset}"
+        output:
+            **dataset_files(dataset),
+        log:
+            f"results/logs/fetch_dataset/{dataset}.log",
+        benchmark:
+            f"results/benchmarks/fetch_dataset/{dataset}.tsv"
+        conda:
+            "../envs/data.yaml"
+        threads: 2
+        resources:
+            mem_mb=4000,
+            disk_mb=2000,
+            runtime=60,
+        params:
+            spec=specs.fetch_dataset(study, dataset),
+        message:
+            f"Bring dataset {dataset} to the canonical form"
+        script:
+            "../workflow_scripts/fetch_dataset.py"
+
+
+rule fetch_model:
+    input:
+        lambda wildcards: study.models[wildcards.model].files,
+    output:
+        manifest=paths.MANIFEST,
+        snapshot=directory(paths.MODEL + "/snapshot"),
+    log:
+        "results/logs/fetch_model/{model}.log",
+    benchmark:
+        "results/benchmarks/fetch_model/{model}.tsv"
+    conda:
+        "../envs/models.yaml"
+    threads: 1
+    resources:
+        mem_mb=4000,
+        disk_mb=8000,
+        runtime=120,
+    params:
+        spec=lambda wildcards: specs.fetch_model(study, wildcards.model),
+    message:
+        "Fetch model {wildcards.model}"
+    script:
+        "../workflow_scripts/fetch_model.py"

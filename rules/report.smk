@@ -1,0 +1,23 @@
+# One page that opens from disk without a network.
+
+
+rule report:
+    input:
+        **report_inputs(),
+    output:
+        paths.REPORT,
+    log:
+        "results/logs/report.log",
+    conda:
+        "../envs/figures.yaml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        disk_mb=100,
+        runtime=10,
+    params:
+        spec=specs.report(study),
+    message:
+        "Write the report"
+    script:
+        "../workflow_scripts/report.py"

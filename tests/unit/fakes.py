@@ -1,0 +1,76 @@
+"""In-memory stand-ins for the stores that tasks read."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import polars as pl
+from reprscope.coordinates import Affine
+
+
+@dataclass
+class FakeRepresentations:
+    """Token grids (h, w, channels) by position and image."""
+
+    grids: dict[str, dict[str, np.ndarray]]
+    sizes: dict[str, tuple[int, int]] = field(default_factory=dict)
+    transforms: dict[str, Affine] = field(default_factory=dict)
+    reads: list[tuple[str, str]] = field(default_factory=list)
+
+    @property
+    def positions(self) -> list[str]:
+        return list(self.grids)
+
+    @property
+    def image_ids(self) -> list[str]:
+        return list(next(iter(self.grids.values())))
+
+    def tokens(self, position: str, image_id: str) -> np.ndarray:
+        self.reads.append((position, image_id))
+        return self.grids[position][image_id].astype(np.float32)
+
+    def means(self, position: str) -> np.ndarray:
+        return np.stack(
+            [grid.astype(np.float32).mean(axis=(0, 1)) for grid in self.grids[position].values()]
+        )
+
+    def pixels(self, image_id: str) -> tuple[int, int]:
+        return self.sizes[image_id]
+
+    def transform(self, image_id: str) -> Affine:
+        return self.transforms.get(image_id, Affine())
+
+
+@dataclass
+class FakeAnnotations:
+    """Frames with the columns of the canonical dataset that a test needs."""
+
+    image_frame: pl.DataFrame
+    pair_frame: pl.DataFrame | None = None
+    pictures: dict[str, np.ndarray] = field(default_factory=dict)
+
+    def images(self) -> pl.DataFrame:
+        return self.image_frame
+
+    def pairs(self) -> pl.DataFrame:
+        assert self.pair_frame is not None
+        return self.pair_frame
+
+    def image(self, image_id: str) -> np.ndarray:
+        return self.pictures[image_id]
+
+
+def pair(pair_id: str, source: str, target: str, **changes: Any) -> dict[str, Any]:
+    """Row of pairs.parquet with one keypoint, for 100 x 100 px images."""
+    return {
+        "pair_id": pair_id,
+        "split": "test",
+        "category": "cat",
+        "source_id": source,
+        "target_id": target,
+        "keypoints": ["nose"],
+        "source_xy": [[50.0, 50.0]],
+        "target_xy": [[50.0, 50.0]],
+        "source_box": [0.0, 0.0, 100.0, 100.0],
+        "target_box": [0.0, 0.0, 100.0, 100.0],
+    } | changes

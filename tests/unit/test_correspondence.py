@@ -1,0 +1,360 @@
+import io
+import math
+
+import numpy as np
+import polars as pl
+import pytest
+from reprscope.coordinates import Affine
+from reprscope.errors import UserError
+from reprscope.tasks import correspondence
+from reprscope.tasks.correspondence import Parameters, measure, summarise
+from unit.fakes import FakeAnnotations, FakeRepresentations, pair
+
+WIDE = {"left": (120, 80), "middle": (90, 90), "right": (60, 100)}
+"""Original sizes of three images."""
+
+
+def image_frame(sizes: dict[str, tuple[int, int]]) -> pl.DataFrame:
+    return pl.DataFrame(
+        {
+            "image_id": list(sizes),
+            "width": [width for width, _ in sizes.values()],
+            "height": [height for _, height in sizes.values()],
+            "split": "test",
+        }
+    )
+
+
+def squashed(sizes: dict[str, tuple[int, int]], side: int = 64) -> dict[str, Affine]:
+    return {
+        name: Affine(scale_x=side / width, scale_y=side / height)
+        for name, (width, height) in sizes.items()
+    }
+
+
+def made_study(*, points: int = 5) -> tuple[FakeRepresentations, FakeAnnotations]:
+    """Random features on off-square grids, and pairs in both directions, in two splits."""
+    rng = np.random.default_rng(4)
+    grids = {
+        "coarse": {name: rng.normal(size=(3, 4, 6)) for name in WIDE},
+        "fine": {name: rng.normal(size=(5, 7, 4)) for name in WIDE},
+    }
+    features = FakeRepresentations(grids, dict.fromkeys(WIDE, (64, 64)), squashed(WIDE))
+    rows = []
+    for number, (source, target) in enumerate(
+        [("left", "right"), ("right", "left"), ("left", "middle"), ("middle", "right")] * 2
+    ):
+        rows.append(
+            pair(
+                f"p{number}",
+                source,
+                target,
+                split="validation" if number == 3 else "test",
+                category="cat" if number % 3 else "dog",
+                keypoints=[f"k{i}" for i in range(points)],
+                source_xy=(rng.random((points, 2)) * WIDE[source]).tolist(),
+                target_xy=(rng.random((points, 2)) * WIDE[target]).tolist(),
+                source_box=[5.0, 10.0, 15.0 + number, 70.0],
+                target_box=[0.0, 5.0, 40.0 + 2 * number, 60.0],
+            )
+        )
+    return features, FakeAnnotations(image_frame(WIDE), pl.DataFrame(rows))
+
+
+def one_pair(size=(100, 100), **changes) -> tuple[FakeRepresentations, FakeAnnotations]:
+    sizes = dict.fromkeys("ab", size)
+    grid = np.eye(100).reshape(10, 10, 100)
+    features = FakeRepresentations({"mid_block": {"a": grid, "b": grid}}, sizes)
+    return features, FakeAnnotations(
+        image_frame(sizes), pl.DataFrame([pair("p", "a", "b", **changes)])
+    )
+
+
+def test_planted_matches_are_predicted_at_exact_token_centres():
+    # Every token is a one-hot code; the target holds the same codes at permuted places.
+    rng = np.random.default_rng(0)
+    order = rng.permutation(12)
+    codes = np.eye(12)
+    source, target = codes.reshape(3, 4, 12), codes[order].reshape(2, 6, 12)
+    sizes = {"s": (80, 60), "t": (300, 50)}
+    transforms = {
+        "s": Affine(),
+        # Mirrored, scaled differently on each axis and moved.
+        "t": Affine(scale_x=-0.5, offset_x=160.0, scale_y=2.0, offset_y=10.0),
+    }
+    features = FakeRepresentations(
+        {"up_blocks.1": {"s": source, "t": target}}, {"s": (80, 60), "t": (170, 120)}, transforms
+    )
+    rows = [
+        pair(
+            f"p{code:02}",
+            "s",
+            "t",
+            # The last float before the next token, on both axes.
+            source_xy=[[(code % 4 + 1) * 20 - 1e-9, (code // 4 + 1) * 20 - 1e-9]],
+            target_xy=[[10.0, 10.0]],
+        )
+        for code in range(12)
+    ]
+    found = measure(features, FakeAnnotations(image_frame(sizes), pl.DataFrame(rows)), Parameters())
+    found = found.filter(pl.col("estimator") == "cosine")
+    for code in range(12):
+        place = order.tolist().index(code)
+        x, y = (place % 6 + 0.5) * 170 / 6, (place // 6 + 0.5) * 60
+        row = found.row(code, named=True)
+        assert row["pair_id"] == f"p{code:02}"
+        assert row["similarity"] == 1
+        assert row["predicted_x"] == pytest.approx((x - 160) / -0.5, abs=1e-9)
+        assert row["predicted_y"] == pytest.approx((y - 10) / 2, abs=1e-9)
+
+
+def test_prediction_is_the_middle_of_a_token_not_its_corner():
+    features, annotations = one_pair(source_xy=[[31.0, 78.0]])
+    found = measure(features, annotations, Parameters()).row(0, named=True)
+    assert (found["predicted_x"], found["predicted_y"]) == (35, 75)
+
+
+def test_predictions_equal_a_loop_over_points():
+    features, annotations = made_study()
+    found = measure(features, annotations, Parameters())
+    cosine = found.filter(pl.col("estimator") == "cosine")
+    assert cosine["position"].unique(maintain_order=True).to_list() == ["coarse", "fine"]
+    assert len(cosine) == 2 * 8 * 5
+    for row in cosine.iter_rows(named=True):
+        grids = features.grids[row["position"]]
+        source, target = grids[row["source_id"]], grids[row["target_id"]]
+        h, w, _ = source.shape
+        width, height = WIDE[row["source_id"]]
+        token = source[int(row["source_y"] / height * h), int(row["source_x"] / width * w)]
+        best, place = -2.0, None
+        for i in range(h):
+            for j in range(w):
+                other = target[i, j]
+                value = token @ other / np.linalg.norm(token) / np.linalg.norm(other)
+                if value > best:
+                    best, place = value, (i, j)
+        width, height = WIDE[row["target_id"]]
+        assert row["predicted_x"] == pytest.approx((place[1] + 0.5) / w * width)
+        assert row["predicted_y"] == pytest.approx((place[0] + 0.5) / h * height)
+        assert row["similarity"] == pytest.approx(best, abs=1e-6)
+
+
+def test_summary_equals_a_loop_over_measurements():
+    features, annotations = made_study()
+    parameters = Parameters(alphas=(0.1, 0.5), bootstrap=50)
+    measured = measure(features, annotations, parameters)
+    table = summarise(measured, parameters)
+    assert len(table) == 2 * 2 * 4 * 2 * 3  # positions, splits, estimators, alphas, averages
+    values = set()
+    for row in table.iter_rows(named=True):
+        chosen = measured.filter(
+            (pl.col("split") == row["split"]) & (pl.col("estimator") == row["estimator"])
+        )
+        if row["estimator"] == "cosine":
+            chosen = chosen.filter(pl.col("position") == row["position"])
+        by_pair, by_category, every = {}, {}, []
+        for point in chosen.iter_rows(named=True):
+            sides = point["box_x1"] - point["box_x0"], point["box_y1"] - point["box_y0"]
+            reach = row["alpha"] * max(sides)
+            if row["estimator"] == "random":
+                width, height = point["target_width"], point["target_height"]
+                x, y = np.meshgrid(
+                    (np.arange(400) + 0.5) / 400 * width, (np.arange(400) + 0.5) / 400 * height
+                )
+                near = np.hypot(x - point["target_x"], y - point["target_y"]) <= reach
+                score = near.mean()
+            else:
+                offset = (
+                    point["predicted_x"] - point["target_x"],
+                    point["predicted_y"] - point["target_y"],
+                )
+                score = float(math.hypot(*offset) <= reach)
+            every.append(score)
+            by_pair.setdefault(point["pair_id"], []).append(score)
+            by_category.setdefault(point["category"], []).append(score)
+        expected = {
+            "point": np.mean(every),
+            "pair": np.mean([np.mean(scores) for scores in by_pair.values()]),
+            "category": np.mean([np.mean(scores) for scores in by_category.values()]),
+        }[row["average"]]
+        assert row["pck"] == pytest.approx(expected, abs=2e-3)
+        assert row["low"] - 1e-12 <= row["pck"] <= row["high"] + 1e-12
+        assert row["points"] == len(every)
+        assert row["pairs"] == len(by_pair)
+        values.add(round(row["pck"], 6))
+    assert len(values) > 10
+
+
+@pytest.mark.parametrize(
+    ("box", "expected"),
+    [
+        ([0.0, 0.0, 40.0, 80.0], 1),  # 10 px <= 0.125 * 80
+        ([0.0, 0.0, 80.0, 40.0], 1),
+        ([20.0, 20.0, 99.0, 40.0], 0),  # 0.125 * 79 = 9.875
+    ],
+)
+@pytest.mark.parametrize("source_box", [[0.0, 0.0, 8.0, 8.0], [0.0, 0.0, 100.0, 100.0]])
+def test_threshold_is_the_longer_side_of_the_target_box(box, expected, source_box):
+    # The source token's code is found around (35, 75), 10 px from the true point.
+    features, annotations = one_pair(
+        source_xy=[[31.0, 78.0]], target_xy=[[45.0, 75.0]], target_box=box, source_box=source_box
+    )
+    parameters = Parameters(alphas=(0.125,), bootstrap=10)
+    table = summarise(measure(features, annotations, parameters), parameters)
+    assert table.filter(pl.col("estimator") == "cosine")["pck"].to_list() == [expected] * 3
+
+
+def test_estimators_without_features():
+    features, annotations = one_pair(
+        source_xy=[[30.0, 60.0]],
+        target_xy=[[50.0, 50.0]],
+        source_box=[10.0, 20.0, 50.0, 100.0],
+        target_box=[0.0, 80.0, 60.0, 90.0],
+    )
+    parameters = Parameters(alphas=(0.1, 0.5), bootstrap=10)
+    measured = measure(features, annotations, parameters)
+    rows = {row["estimator"]: row for row in measured.iter_rows(named=True)}
+    assert (rows["same_position"]["predicted_x"], rows["same_position"]["predicted_y"]) == (30, 60)
+    in_box = rows["same_place_in_box"]
+    assert (in_box["predicted_x"], in_box["predicted_y"]) == (30, 85)
+    assert rows["random"]["predicted_x"] is None
+    assert [rows[name]["position"] for name in correspondence.BASELINES] == [None] * 3
+    table = summarise(measured, parameters).filter(pl.col("average") == "point")
+    scores = {
+        (estimator, alpha): value
+        for estimator, alpha, value in table.select("estimator", "alpha", "pck").iter_rows()
+    }
+    assert scores["random", 0.1] == pytest.approx(math.pi * 6**2 / 100**2)
+    assert scores["random", 0.5] == pytest.approx(math.pi * 30**2 / 100**2)
+    assert (scores["same_position", 0.1], scores["same_position", 0.5]) == (0, 1)
+    assert (scores["same_place_in_box", 0.1], scores["same_place_in_box", 0.5]) == (0, 0)
+
+
+def test_baselines_are_repeated_at_every_position():
+    features, annotations = made_study()
+    parameters = Parameters(bootstrap=10)
+    table = summarise(measure(features, annotations, parameters), parameters)
+    at = {
+        position: table.filter(
+            (pl.col("position") == position) & (pl.col("estimator") != "cosine")
+        ).drop("position")
+        for position in ("coarse", "fine")
+    }
+    assert len(at["coarse"]) == 2 * 3 * 3 * 3
+    assert at["coarse"].equals(at["fine"])
+
+
+def test_training_pairs_are_not_scored():
+    features, annotations = made_study()
+    annotations.pair_frame = annotations.pair_frame.with_columns(
+        split=pl.when(pl.col("pair_id") == "p0").then(pl.lit("train")).otherwise("split")
+    )
+    assert "p0" not in measure(features, annotations, Parameters())["pair_id"]
+
+
+def test_result_does_not_depend_on_the_order_of_pairs_or_on_memory(monkeypatch):
+    def written(frame: pl.DataFrame) -> bytes:
+        buffer = io.BytesIO()
+        frame.write_parquet(buffer)
+        return buffer.getvalue()
+
+    features, annotations = made_study()
+    parameters = Parameters(bootstrap=20)
+    first = measure(features, annotations, parameters)
+    assert len(features.reads) == len(set(features.reads)) == 6
+    annotations.pair_frame = annotations.pair_frame.reverse()
+    monkeypatch.setattr(correspondence, "_KEPT_BYTES", 0)
+    features.reads.clear()
+    second = measure(features, annotations, parameters)
+    assert max(features.reads.count(read) for read in features.reads) == 2
+    assert written(first) == written(second)
+    assert written(summarise(first, parameters)) == written(summarise(second, parameters))
+
+
+def test_a_position_does_not_depend_on_the_others():
+    features, annotations = made_study()
+    parameters = Parameters(bootstrap=20)
+    both = summarise(measure(features, annotations, parameters), parameters)
+    features.grids = {"fine": features.grids["fine"]}
+    alone = summarise(measure(features, annotations, parameters), parameters)
+    assert both.filter(pl.col("position") == "fine").equals(alone)
+
+
+def test_points_that_a_crop_removes_are_left_out_for_every_estimator():
+    features, annotations = one_pair(
+        keypoints=["ear", "nose", "tail"],
+        source_xy=[[50.0, 50.0], [50.0, 50.0], [5.0, 50.0]],
+        target_xy=[[50.0, 50.0], [50.0, 99.0], [50.0, 50.0]],
+    )
+    features.sizes = dict.fromkeys("ab", (80, 80))
+    features.transforms = dict.fromkeys("ab", Affine(offset_x=-10, offset_y=-10))
+    found = measure(features, annotations, Parameters())
+    assert found["keypoint"].to_list() == ["ear"] * 4
+    features.transforms = dict.fromkeys("ab", Affine(offset_x=-90))
+    with pytest.raises(UserError, match="moves every keypoint"):
+        measure(features, annotations, Parameters())
+
+
+def test_a_point_on_the_far_border_belongs_to_the_last_token():
+    features, annotations = one_pair(source_xy=[[100.0, 100.0]], target_xy=[[0.0, 100.0]])
+    # A scale at which the border does not come out exactly.
+    features.sizes = dict.fromkeys("ab", (49, 49))
+    features.transforms = dict.fromkeys("ab", Affine(scale_x=0.1 * 4.9, scale_y=0.7 * 0.7))
+    found = measure(features, annotations, Parameters()).row(0, named=True)
+    assert (found["predicted_x"], found["predicted_y"]) == pytest.approx((95, 95))
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"source_xy": [[100.5, 50.0]]}, ["nose", "'p'", "outside image 'a'"]),
+        ({"target_xy": [[50.0, -0.5]]}, ["nose", "'p'", "outside image 'b'"]),
+        ({"target_id": "c"}, ["'c'", "'p'", "no features"]),
+        ({"source_box": [10.0, 10.0, 10.0, 20.0]}, ["source box", "'p'"]),
+        ({"target_box": [10.0, 10.0, 20.0, 5.0]}, ["target box", "'p'"]),
+        ({"split": "train"}, ["no keypoints"]),
+        ({"keypoints": [], "source_xy": [], "target_xy": []}, ["no keypoints"]),
+    ],
+)
+def test_unusable_pairs_are_named(changes, words):
+    features, annotations = one_pair()
+    rows = pl.concat(
+        [annotations.pair_frame, pl.DataFrame([pair("p", "a", "b", **changes)])],
+        how="vertical_relaxed",
+    )
+    annotations.pair_frame = rows.tail(1)
+    with pytest.raises(UserError) as error:
+        measure(features, annotations, Parameters())
+    assert all(word in str(error.value) for word in words), error.value
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("image", ["a", "b"])
+def test_features_that_are_not_finite_are_named(value, image):
+    features, annotations = one_pair()
+    broken = features.grids["mid_block"][image].copy()
+    broken[9, 9, 3] = value
+    features.grids["mid_block"][image] = broken
+    with pytest.raises(UserError, match=f"'{image}' at mid_block"):
+        measure(features, annotations, Parameters())
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"alphas": ()},
+        {"alphas": [0.1, 0.1]},
+        {"alphas": [-0.1]},
+        {"alphas": ["0.1"]},
+        {"bootstrap": 0},
+        {"bootstrap": 1.5},
+        {"seed": "x"},
+    ],
+)
+def test_unusable_settings_are_named(settings):
+    with pytest.raises(UserError, match=next(iter(settings))):
+        Parameters(**settings)
+
+
+def test_a_list_of_alphas_is_accepted():
+    assert Parameters(alphas=[0.1]) == Parameters(alphas=(0.1,))

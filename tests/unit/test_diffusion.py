@@ -1,0 +1,54 @@
+import numpy as np
+import pytest
+import torch
+from diffusers import DDPMScheduler
+from reprscope.diffusion import alphas_cumprod, noise, shared_noise
+from reprscope.errors import UserError
+from reprscope.models.unet import UNet
+
+STABLE_DIFFUSION = {
+    "num_train_timesteps": 1000,
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+}
+
+
+@pytest.mark.parametrize("schedule", ["linear", "scaled_linear", "squaredcos_cap_v2"])
+def test_schedule_equals_diffusers(schedule):
+    config = STABLE_DIFFUSION | {"beta_schedule": schedule}
+    theirs = DDPMScheduler(**config).alphas_cumprod.numpy()
+    assert np.allclose(alphas_cumprod(config), theirs, rtol=2e-4, atol=1e-8)
+
+
+def test_timestep_zero_already_adds_a_little_noise():
+    assert np.sqrt(1 - alphas_cumprod(STABLE_DIFFUSION)[0]) == pytest.approx(0.00085**0.5)
+
+
+def test_noised_latents_equal_diffusers():
+    latents, drawn = torch.randn(2, 4, 8, 8), torch.randn(2, 4, 8, 8)
+    ours = UNet(torch.nn.Identity(), STABLE_DIFFUSION).add_noise(latents, drawn, 261)
+    theirs = DDPMScheduler(**STABLE_DIFFUSION).add_noise(latents, drawn, torch.tensor([261, 261]))
+    assert torch.allclose(ours, theirs, atol=1e-5)
+
+
+def test_unknown_schedule_is_named():
+    with pytest.raises(UserError, match="beta_schedule sigmoid"):
+        alphas_cumprod(STABLE_DIFFUSION | {"beta_schedule": "sigmoid"})
+
+
+def test_noise_depends_on_seed_and_image_alone():
+    first = noise((4, 8, 8), seed=0, image_id="a")
+    torch.randn(17)
+    assert torch.equal(first, noise((4, 8, 8), seed=0, image_id="a"))
+    assert not torch.equal(first, noise((4, 8, 8), seed=0, image_id="b"))
+    assert not torch.equal(first, noise((4, 8, 8), seed=1, image_id="a"))
+    assert torch.equal(shared_noise((4, 8, 8), seed=0), shared_noise((4, 8, 8), seed=0))
+
+
+def test_noise_of_different_images_is_standard_normal_and_uncorrelated():
+    drawn = torch.stack([noise((4, 32, 32), seed=0, image_id=str(i)) for i in range(20)]).flatten(1)
+    assert abs(float(drawn.mean())) < 0.02
+    assert float(drawn.std()) == pytest.approx(1.0, abs=0.02)
+    correlation = np.corrcoef(drawn.numpy()) - np.eye(20)
+    assert np.abs(correlation).max() < 0.08

@@ -1,0 +1,219 @@
+"""Extraction against running the modules by hand and against diffusers' own classes."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from conftest import image_frame, smooth_image
+from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
+from reprscope.encoding import encode
+from reprscope.extraction import Capture, batches, extract
+from reprscope.models.denoiser import modules
+from reprscope.models.text import encode_prompts
+from reprscope.models.unet import positions
+from reprscope.protocol import Protocol
+from reprscope.store import Representations, writer
+from reprscope.views import View
+
+BLOCKS = ["conv_in", "down_blocks.0", "down_blocks.3", "mid_block", "up_blocks.1", "conv_out"]
+SIZES = [(64, 64), (96, 64), (64, 64), (64, 96), (96, 64), (64, 64), (64, 64)]
+
+
+@pytest.fixture(scope="module")
+def prompt(nano):
+    return encode_prompts(nano, [""], device=torch.device("cpu"))[0]
+
+
+@pytest.fixture(scope="module")
+def latents(tmp_path_factory, vae):
+    path = tmp_path_factory.mktemp("latents") / "latents.h5"
+    with writer(path, spec="{}", provenance={}, dtype=np.float32) as store:
+        encode(
+            image_frame(SIZES), View(fit="keep"), vae, store, resolution=96, batch_size=3
+        )
+    return path
+
+
+def run(path, unet, latents, prompt, *, wanted=BLOCKS, size=4, timestep=50, seed=0, **protocol):
+    chosen = Protocol(**protocol)
+    with Representations([latents]) as source, writer(
+        path, spec="{}", provenance={"positions": wanted}, dtype=np.float32
+    ) as store:
+        prompts = {name: prompt for name in source.image_ids}
+        extract(
+            unet,
+            batches(
+                source, prompts, seed=seed, protocol=chosen, scaling=0.7, shift=0.1, size=size
+            ),
+            positions=wanted,
+            timestep=timestep,
+            protocol=chosen,
+            device=torch.device("cpu"),
+            dtype=torch.float32,
+            store=store,
+        )
+    return Representations([path])
+
+
+def test_encoder_sees_pixels_from_minus_one_to_one(nano, vae):
+    image = smooth_image(64, 64, 0)
+    theirs = AutoencoderKL.from_pretrained(nano / "vae", torch_dtype=torch.float32)
+    pixels = (torch.from_numpy(image).float() / 255 - 0.5) / 0.5
+    with torch.no_grad():
+        expected = theirs.encode(pixels.permute(2, 0, 1)[None]).latent_dist
+    mean, logvar = vae.encode(image[None])
+    assert np.allclose(mean[0], expected.mean[0].permute(1, 2, 0), atol=1e-4)
+    assert np.allclose(logvar[0], expected.logvar[0].permute(1, 2, 0), atol=1e-4)
+    assert mean.shape == (1, 16, 16, 4)
+
+
+def test_tokens_equal_a_pass_by_hand_through_diffusers(tmp_path, nano, unet, latents, prompt):
+    """The whole of the standard protocol, written out with diffusers' own parts."""
+    theirs = UNet2DConditionModel.from_pretrained(nano / "unet", torch_dtype=torch.float32)
+    config = json.loads((nano / "scheduler" / "scheduler_config.json").read_text())
+    scheduler = DDPMScheduler.from_config(config)
+    from reprscope.diffusion import noise
+
+    with run(tmp_path / "a.h5", unet, latents, prompt) as found, Representations([latents]) as source:
+        for name in ("image-1", "image-3"):
+            clean = torch.from_numpy(source.tokens("mean", name)).permute(2, 0, 1)[None]
+            clean = (clean - 0.1) * 0.7
+            drawn = noise(tuple(clean.shape[1:]), seed=0, image_id=name)[None]
+            noised = scheduler.add_noise(clean, drawn, torch.tensor([50]))
+            outputs = {}
+            handles = [
+                theirs.get_submodule(p).register_forward_hook(
+                    lambda module, inputs, output, p=p: outputs.update({p: output})
+                )
+                for p in BLOCKS
+            ]
+            with torch.no_grad():
+                theirs(noised, 50, encoder_hidden_states=torch.from_numpy(prompt)[None])
+            for handle in handles:
+                handle.remove()
+            for position in BLOCKS:
+                expected = outputs[position]
+                expected = expected[0] if isinstance(expected, tuple) else expected
+                expected = expected[0].permute(1, 2, 0).numpy()
+                assert np.allclose(found.tokens(position, name), expected, atol=2e-4), position
+
+
+def test_hook_on_a_module_equals_running_that_module(unet):
+    """A resnet's captured output is the resnet applied to its captured input."""
+    name = "mid_block.resnets.0"
+    seen = {}
+    module = modules(unet, [name])[name]
+    handle = module.register_forward_pre_hook(lambda m, args: seen.update(args=args))
+    with Capture(unet, [name]) as capture:
+        found = capture(torch.randn(2, 4, 16, 16), 10, torch.zeros(2, 16, 64))
+    handle.remove()
+    with torch.inference_mode():
+        expected = module(*seen["args"])
+    assert torch.allclose(found[name], expected.permute(0, 2, 3, 1), atol=1e-5)
+
+
+def test_early_exit_equals_the_full_pass_and_runs_nothing_after_it(unet):
+    noised, prompt = torch.randn(2, 4, 16, 16), torch.randn(2, 16, 64)
+    ran = []
+    handles = [
+        module.register_forward_hook(lambda m, a, o, p=p: ran.append(p))
+        for p, module in modules(unet, BLOCKS).items()
+    ]
+    with Capture(unet, BLOCKS) as capture:
+        full = capture(noised, 50, prompt)
+    assert ran[-1] == "conv_out"
+    ran.clear()
+    with Capture(unet, ["mid_block", "conv_in"]) as capture:
+        early = capture(noised, 50, prompt)
+    assert ran == ["conv_in", "down_blocks.0", "down_blocks.3", "mid_block"]
+    for handle in handles:
+        handle.remove()
+    for position in ("conv_in", "mid_block"):
+        assert torch.equal(early[position], full[position])
+
+
+def test_results_do_not_depend_on_batch_size_or_shards(tmp_path, unet, latents, prompt, vae):
+    whole = run(tmp_path / "one.h5", unet, latents, prompt, size=1)
+    wide = run(tmp_path / "four.h5", unet, latents, prompt, size=4)
+    assert whole.image_ids == wide.image_ids
+    frame = image_frame(SIZES)
+    with writer(tmp_path / "part.h5", spec="{}", provenance={}, dtype=np.float32) as store:
+        encode(frame[3:], View(fit="keep"), vae, store, resolution=96, batch_size=2)
+    part = run(tmp_path / "shard.h5", unet, tmp_path / "part.h5", prompt, size=3)
+    for name in whole.image_ids:
+        for position in BLOCKS:
+            expected = whole.tokens(position, name)
+            assert np.allclose(wide.tokens(position, name), expected, atol=1e-4)
+            if name in part.image_ids:
+                assert np.allclose(part.tokens(position, name), expected, atol=1e-4)
+    assert len(part.image_ids) == 4
+
+
+def test_noise_is_drawn_per_image_and_shared_only_on_request(tmp_path, unet, latents, prompt):
+    """Images with equal latents differ by their noise alone."""
+    with Representations([latents]) as source:
+        names = [n for n in source.image_ids if source.pixels(n) == (96, 96)][:2]
+        values = source.tokens("mean", names[0])
+        transform = source.transform(names[0])
+    with writer(tmp_path / "twins.h5", spec="{}", provenance={}, dtype=np.float32) as store:
+        for name in ("a", "b"):
+            tables = {"mean": values[None], "logvar": np.full_like(values, -2.0)[None]}
+            store.append([name], [(96, 96)], [transform], tables)
+
+    def tokens(name, **choices):
+        path = tmp_path / f"{name}.h5"
+        found = run(path, unet, tmp_path / "twins.h5", prompt, wanted=["conv_in"], **choices)
+        return found.tokens("conv_in", "a"), found.tokens("conv_in", "b")
+
+    a, b = tokens("standard", timestep=500)
+    assert not np.allclose(a, b, atol=0.05)
+    a, b = tokens("shared", timestep=500, noise="shared")
+    assert np.allclose(a, b, atol=1e-5)
+    a, b = tokens("none", timestep=500, noise="none")
+    assert np.allclose(a, b, atol=1e-5)
+    a, b = tokens("sample", timestep=500, noise="none", posterior="sample")
+    assert not np.allclose(a, b, atol=0.05)
+
+
+def test_a_failing_writer_ends_the_job_with_its_error(tmp_path, unet, latents, prompt, monkeypatch):
+    from reprscope.errors import UserError
+
+    broken = modules(unet, ["mid_block"])["mid_block"]
+    handle = broken.register_forward_hook(lambda m, a, o: o * float("nan"))
+    try:
+        with pytest.raises(UserError, match="Position mid_block of image image-"):
+            run(tmp_path / "a.h5", unet, latents, prompt, wanted=["mid_block"])
+    finally:
+        handle.remove()
+    assert not (tmp_path / "a.h5").exists()
+
+
+def test_positions_from_the_configuration_are_the_modules_in_the_order_they_run(nano, unet):
+    config = json.loads((nano / "unet" / "config.json").read_text())
+    expected = positions(config)
+    ran = []
+    handles = [
+        module.register_forward_hook(lambda m, a, o, p=p: ran.append(p))
+        for p, module in modules(unet, expected).items()
+    ]
+    with torch.no_grad():
+        unet(torch.randn(1, 4, 16, 16), 0, torch.zeros(1, 16, 64))
+    for handle in handles:
+        handle.remove()
+    assert ran == expected
+
+
+def test_layers_inside_a_transformer_block_give_token_grids_of_non_square_images(unet):
+    names = ["down_blocks.1.attentions.0.transformer_blocks.0.attn1", "down_blocks.1.attentions.0"]
+    with Capture(unet, names) as capture:
+        found = capture(torch.randn(1, 4, 16, 24), 0, torch.zeros(1, 16, 64))
+    assert found[names[0]].shape[:3] == (1, 8, 12)
+    assert found[names[1]].shape[:3] == (1, 8, 12)
+
+
+def test_a_position_that_does_not_exist_is_named(unet):
+    from reprscope.errors import UserError
+
+    with pytest.raises(UserError, match=r"no position up_blocks\.9"):
+        Capture(unet, ["up_blocks.9"])

@@ -1,0 +1,116 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from reprscope.errors import UserError
+from reprscope.files import atomic, write_text
+
+LIBRARY = Path(__file__).parents[2] / "workflow_scripts"
+
+
+def test_a_file_appears_only_when_complete(tmp_path):
+    with pytest.raises(RuntimeError), atomic(tmp_path / "a.txt") as part:
+        part.write_text("half")
+        raise RuntimeError
+    assert list(tmp_path.iterdir()) == []
+    write_text(tmp_path / "a.txt", "whole")
+    with pytest.raises(RuntimeError), atomic(tmp_path / "a.txt") as part:
+        part.write_text("half")
+        raise RuntimeError
+    assert (tmp_path / "a.txt").read_text() == "whole"
+    assert part.suffix == ".txt"
+
+
+def test_sigkill_in_the_middle_leaves_the_old_file_and_the_next_writer_cleans_up(tmp_path):
+    target = tmp_path / "a.txt"
+    write_text(target, "old")
+    code = (
+        "import sys, time; from reprscope.files import atomic\n"
+        "with atomic(sys.argv[1]) as part:\n"
+        "    part.write_text('half'); print('ready', flush=True); time.sleep(60)\n"
+    )
+    child = subprocess.Popen(
+        [sys.executable, "-c", code, target],
+        stdout=subprocess.PIPE,
+        env=os.environ | {"PYTHONPATH": str(LIBRARY)},
+    )
+    assert child.stdout.readline() == b"ready\n"
+    child.send_signal(signal.SIGKILL)
+    child.wait()
+    child.stdout.close()
+    assert target.read_text() == "old"
+    assert len(list(tmp_path.iterdir())) == 2
+    write_text(target, "new")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
+    assert target.read_text() == "new"
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", disk], capture_output=True
+    )
+    if mounted.returncode:
+        pytest.skip("mounting a tmpfs needs root")
+    yield disk
+    for _ in range(20):
+        if subprocess.run(["umount", disk], capture_output=True).returncode == 0:
+            return
+        time.sleep(0.1)
+
+
+def test_full_disk_is_one_sentence_and_keeps_what_was_there(small_disk):
+    write_text(small_disk / "old.txt", "kept")
+    with pytest.raises(UserError, match=r"a\.bin is full: free some space"), atomic(
+        small_disk / "a.bin"
+    ) as part:
+        part.write_bytes(b"x" * 1_000_000)
+    assert [path.name for path in small_disk.iterdir()] == ["old.txt"]
+
+
+WRITERS = {
+    "h5": """
+from reprscope.coordinates import Affine
+from reprscope.store import writer
+with writer(path, spec="{}", provenance={}) as store:
+    for number in range(20):
+        values = np.random.default_rng(number).normal(size=(1, 32, 32, 32)).astype("float32")
+        store.append([str(number)], [(128, 128)], [Affine()], {"conv_in": values})
+""",
+    "parquet": """
+import polars as pl
+from pathlib import Path
+from reprscope.frames import write_frame
+frame = pl.DataFrame({"x": np.random.default_rng(0).normal(size=200_000)})
+write_frame(frame, Path(path), spec="{}")
+""",
+}
+
+
+@pytest.mark.parametrize("suffix", WRITERS)
+def test_a_job_on_a_full_disk_ends_in_one_sentence_and_leaves_nothing(small_disk, tmp_path, suffix):
+    body = "".join(f"    {line}\n" for line in WRITERS[suffix].splitlines())
+    code = (
+        "import sys; import numpy as np; from reprscope.job import job\n"
+        "path = sys.argv[1]\n"
+        f"with job(sys.argv[2], 1):\n{body}"
+    )
+    path = small_disk / f"a.{suffix}"
+    child = subprocess.run(
+        [sys.executable, "-c", code, path, tmp_path / "log"],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(LIBRARY)},
+    )
+    assert child.returncode == 1
+    assert child.stderr == (
+        f"reprscope: The disk that should hold {path} is full: free some space and run again; "
+        "everything finished before is kept.\n"
+    )
+    assert list(small_disk.iterdir()) == []

@@ -1,0 +1,38 @@
+"""Encode a prompt: the text encoder runs once for all texts of a dataset."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from reprscope import prompts
+from reprscope.data.canonical import Annotations
+from reprscope.device import lease
+from reprscope.job import job
+
+if TYPE_CHECKING:
+    from snakemake.iocontainers import snakemake
+
+
+def main(manifest: Path, dataset: Path | None, out: Path, spec: str, gpus: int) -> None:
+    """Write the embeddings of the distinct texts that the template gives."""
+    template = json.loads(spec)["template"]
+    rows = [{}] if dataset is None else Annotations(dataset).images().to_dicts()
+    texts = sorted(set(prompts.texts(template, rows)))
+    with lease(gpus) as device:
+        import torch
+        from reprscope.models.text import encode_prompts
+
+        embeddings = encode_prompts(manifest.parent / "snapshot", texts, device=torch.device(device))
+    prompts.write(out, texts, embeddings, spec=spec)
+
+
+if __name__ == "__main__":
+    with job(snakemake.log[0], snakemake.threads):
+        images = snakemake.input.get("images")
+        main(
+            manifest=Path(snakemake.input.text_encoder),
+            dataset=Path(images).parent if images else None,
+            out=Path(snakemake.output[0]),
+            spec=snakemake.params.spec,
+            gpus=snakemake.resources.get("gpu", 0),
+        )

@@ -1,0 +1,34 @@
+"""Draw one figure of an experiment's table."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import polars as pl
+from reprscope import figures
+from reprscope.figures.render import save
+from reprscope.figures.theme import Theme
+from reprscope.job import job
+from reprscope.parameters import build
+
+if TYPE_CHECKING:
+    from snakemake.iocontainers import snakemake
+
+
+def main(table: Path, stem: Path, spec: str) -> None:
+    """Write the figure as Vega-Lite JSON, HTML, SVG and PNG."""
+    settings = json.loads(spec)
+    kind = figures.load(settings["kind"])
+    options = build(kind.Options, settings["options"], entry=settings["kind"])
+    theme = build(Theme, settings["theme"], entry="theme")
+    frame = pl.read_parquet(table)
+    save(kind.draw(frame, options, theme), stem, kind.caption(frame, options), spec)
+
+
+if __name__ == "__main__":
+    with job(snakemake.log[0], snakemake.threads):
+        main(
+            table=Path(snakemake.input[0]),
+            stem=Path(snakemake.output.json).with_suffix(""),
+            spec=snakemake.params.spec,
+        )

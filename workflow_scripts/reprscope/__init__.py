@@ -1,0 +1,1 @@
+"""reprscope: what a latent diffusion model represents, block by block."""

@@ -1,0 +1,1 @@
+"""Dataset sources, one module each, and the canonical form they all reach."""

@@ -1,0 +1,210 @@
+"""The canonical form that every dataset source reaches, and reading it.
+
+A dataset is a folder: ``images.parquet`` and, where the source provides them,
+``pairs.parquet``, ``keypoints.parquet``, ``depth.h5`` and ``masks.h5``. ``images.parquet`` loads
+with ``datasets.load_dataset("parquet", ...)`` and with polars. Columns:
+
+images
+    ``image_id`` (unique), ``image`` (encoded PNG or JPEG bytes), ``width``, ``height`` (pixels),
+    ``label`` (class name or null), ``caption`` (or null), ``split`` (train, validation, test).
+pairs
+    ``pair_id``, ``split``, ``category``, ``source_id``, ``target_id``, ``keypoints`` (names
+    visible in both images), ``source_xy``, ``target_xy`` (one [x, y] per keypoint, original
+    pixels, pixel i covers [i, i + 1)), ``source_box``, ``target_box`` ([x0, y0, x1, y1]),
+    ``viewpoint_variation``, ``scale_variation`` (0 to 2), ``truncation``, ``occlusion`` (0 to 3),
+    ``mirror`` (0 or 1), as in SPair-71k.
+keypoints
+    ``image_id``, ``keypoint``, ``x``, ``y`` (pixels), ``visible``.
+depth, masks
+    One map per image, (height, width).
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from reprscope import shards
+from reprscope.errors import UserError
+from reprscope.files import atomic
+from reprscope.store import reserve
+
+SPLITS = ("train", "validation", "test")
+FILES = {
+    "pairs": "pairs.parquet",
+    "keypoints": "keypoints.parquet",
+    "depth": "depth.h5",
+    "masks": "masks.h5",
+}
+IMAGES_SCHEMA = {
+    "image_id": pl.String,
+    "image": pl.Binary,
+    "width": pl.Int32,
+    "height": pl.Int32,
+    "label": pl.String,
+    "caption": pl.String,
+    "split": pl.String,
+}
+
+
+@dataclass(kw_only=True)
+class Dataset:
+    """A dataset in memory; see the module's text for columns and units."""
+
+    images: pl.DataFrame
+    pairs: pl.DataFrame | None = None
+    keypoints: pl.DataFrame | None = None
+    depth: Mapping[str, NDArray[np.float32]] | None = None
+    masks: Mapping[str, NDArray[np.bool_]] | None = None
+
+
+def encode_png(image: NDArray[np.uint8]) -> bytes:
+    """PNG bytes of an (height, width, 3) image."""
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, format="png")
+    return buffer.getvalue()
+
+
+def decode(data: bytes, image_id: str) -> NDArray[np.uint8]:
+    """Decode PNG or JPEG bytes to (height, width, 3) RGB.
+
+    Raises
+    ------
+    UserError
+        If the bytes are not a complete image.
+    """
+    from PIL import Image
+
+    try:
+        with Image.open(io.BytesIO(data)) as picture:
+            return np.asarray(picture.convert("RGB"))
+    except Exception as error:
+        raise UserError(
+            f"Image {image_id} cannot be decoded ({error}): replace or remove it in the dataset."
+        ) from error
+
+
+def check(dataset: Dataset) -> None:
+    """Check a dataset against the canonical form.
+
+    Raises
+    ------
+    UserError
+        For an empty dataset, doubled names, an unknown split, a pair that names an image which
+        is not there, or a keypoint that lies outside its image.
+    """
+    images = dataset.images
+    if images.is_empty():
+        raise UserError("The dataset has no images: check the source's settings.")
+    if dict(images.schema) != IMAGES_SCHEMA:
+        raise UserError(f"The dataset's columns are {dict(images.schema)}, not {IMAGES_SCHEMA}.")
+    doubled = images.filter(pl.col("image_id").is_duplicated())
+    if not doubled.is_empty():
+        raise UserError(f"Image {doubled['image_id'][0]} is in the dataset twice: rename one.")
+    unknown = set(images["split"].unique()) - set(SPLITS)
+    if unknown:
+        raise UserError(f"Split {min(unknown)} is not one of {', '.join(SPLITS)}.")
+    if dataset.pairs is not None:
+        _check_pairs(dataset.pairs, images)
+
+
+def _check_pairs(pairs: pl.DataFrame, images: pl.DataFrame) -> None:
+    sizes = {name: (w, h) for name, w, h in images.select("image_id", "width", "height").rows()}
+    for row in pairs.iter_rows(named=True):
+        for side in ("source", "target"):
+            name = row[f"{side}_id"]
+            if name not in sizes:
+                raise UserError(f"Pair {row['pair_id']} names image {name}, which is not there.")
+            xy = np.array(row[f"{side}_xy"], float)
+            if len(xy) and not ((xy >= 0) & (xy <= sizes[name])).all():
+                raise UserError(
+                    f"Pair {row['pair_id']} has a keypoint outside image {name}: correct or "
+                    "remove the pair."
+                )
+
+
+def write_dataset(dataset: Dataset, folder: Path) -> None:
+    """Check a dataset and write it to ``folder``."""
+    check(dataset)
+    tables = {"images": dataset.images, "pairs": dataset.pairs, "keypoints": dataset.keypoints}
+    for name, table in tables.items():
+        if table is not None:
+            with atomic(folder / f"{name}.parquet") as part:
+                table.write_parquet(part)
+    for name, maps in (("depth", dataset.depth), ("masks", dataset.masks)):
+        if maps is not None:
+            write_maps(folder / FILES[name], maps)
+
+
+def write_maps(path: Path, maps: Mapping[str, NDArray[Any]]) -> None:
+    """Write one (height, width) map per image."""
+    import h5py
+
+    with atomic(path) as part, h5py.File(part, "w", libver="latest") as file:
+        reserve(file, sum(values.nbytes for values in maps.values()))
+        for name, values in maps.items():
+            file.create_dataset(name, data=values, compression="lzf", fletcher32=True)
+
+
+def read_images(path: Path, shard: str) -> pl.DataFrame:
+    """Rows of ``images.parquet`` that belong to a shard such as ``0of2``, with their bytes."""
+    frame = pl.scan_parquet(path)
+    total = frame.select(pl.len()).collect().item()
+    chosen = shards.rows(shard, total)
+    if not chosen:
+        raise UserError(
+            f"Shard {shard} of {path} has no images: set a smaller number of `shards` for the "
+            "dataset."
+        )
+    return frame.slice(chosen.start, len(chosen)).collect()
+
+
+class Annotations:
+    """Reads a dataset folder lazily."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    @cached_property
+    def _images(self) -> pl.DataFrame:
+        return pl.read_parquet(self.folder / "images.parquet")
+
+    @cached_property
+    def _row(self) -> dict[str, int]:
+        return {name: row for row, name in enumerate(self._images["image_id"])}
+
+    def images(self) -> pl.DataFrame:
+        """All images without their pixels."""
+        return pl.read_parquet(
+            self.folder / "images.parquet", columns=[c for c in IMAGES_SCHEMA if c != "image"]
+        )
+
+    def image(self, image_id: str) -> NDArray[np.uint8]:
+        """Decoded original, (height, width, 3) RGB."""
+        return decode(self._images["image"][self._row[image_id]], image_id)
+
+    def pairs(self) -> pl.DataFrame:
+        """Correspondence pairs."""
+        return pl.read_parquet(self.folder / FILES["pairs"])
+
+    def keypoints(self) -> pl.DataFrame:
+        """Named keypoints of every image."""
+        return pl.read_parquet(self.folder / FILES["keypoints"])
+
+    def depth(self, image_id: str) -> NDArray[np.float32]:
+        """Depth map of one image, (height, width)."""
+        import h5py
+
+        with h5py.File(self.folder / FILES["depth"], "r") as file:
+            values: NDArray[np.float32] = file[image_id][:]
+        return values

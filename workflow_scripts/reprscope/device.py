@@ -1,0 +1,96 @@
+"""Which device a job uses, and in what precision."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from reprscope.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+
+
+def count_gpus() -> int:
+    """Number of NVIDIA GPUs, without importing torch (it would slow every parse by seconds)."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return len([name for name in visible.split(",") if name.strip() not in ("", "-1")])
+    if shutil.which("nvidia-smi") is None:
+        return 0
+    listing = subprocess.run(
+        ["nvidia-smi", "--list-gpus"], capture_output=True, text=True, check=False
+    )
+    return listing.stdout.count("GPU ") if listing.returncode == 0 else 0
+
+
+@contextlib.contextmanager
+def lease(wanted: int) -> Iterator[str]:
+    """Lease a device for the length of a job.
+
+    Snakemake counts GPUs but assigns none, so two jobs would both take the first one. Each device
+    has a lock file, freed by the kernel however the job ends. A device that a cluster scheduler
+    has assigned (exactly one in ``CUDA_VISIBLE_DEVICES``) is kept.
+
+    Parameters
+    ----------
+    wanted : int
+        GPUs that the job was given; 0 means the CPU.
+
+    Yields
+    ------
+    str
+        ``cpu`` or ``cuda``. Call this before torch is imported: it sets ``CUDA_VISIBLE_DEVICES``.
+    """
+    if wanted < 1:
+        yield "cpu"
+        return
+    devices = count_gpus()
+    if devices == 0:
+        raise UserError(
+            "The job was given a GPU but none is visible: set `device: cpu` in the study or run "
+            "with --resources gpu=0."
+        )
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = visible.split(",") if visible else [str(number) for number in range(devices)]
+    if visible and len(names) == 1:
+        yield "cuda"
+        return
+    folder = Path(tempfile.gettempdir()) / f"reprscope-gpus-{os.getuid()}"
+    folder.mkdir(exist_ok=True)
+    while True:
+        for name in names:
+            with (folder / f"{name.replace('/', '-')}.lock").open("w") as lock:
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    continue
+                os.environ["CUDA_VISIBLE_DEVICES"] = name
+                yield "cuda"
+                return
+        time.sleep(0.5)
+
+
+def torch_dtype(precision: str, device: str) -> torch.dtype:
+    """Type in which the denoiser computes.
+
+    ``auto`` is float16 on GPUs, bfloat16 on processors that have it in hardware, float32 elsewhere.
+    """
+    import torch
+
+    if precision != "auto":
+        return {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}[
+            precision
+        ]
+    if device == "cuda":
+        return torch.float16
+    flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+    return torch.bfloat16 if "avx512_bf16" in flags or "amx_bf16" in flags else torch.float32

@@ -1,0 +1,293 @@
+"""Hooks, early exit, batching, and streaming to the store.
+
+One forward pass yields every position of a hook set; it stops after the last one. Latents are
+read and features written by threads of their own while the denoiser computes, and memory does not
+depend on the number of images.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from reprscope.coordinates import Affine
+from reprscope.diffusion import noise, shared_noise
+from reprscope.models.denoiser import Denoiser, modules
+from reprscope.protocol import Protocol
+from reprscope.seeds import item_seed
+from reprscope.store import Representations, Writer
+
+Item = TypeVar("Item")
+
+
+class _Complete(Exception):  # noqa: N818 - not an error: it ends the pass early
+    """All positions are captured; nothing after them needs to run."""
+
+
+class Capture:
+    """Runs a denoiser and returns what its modules put out.
+
+    Use as a context manager; the hooks are gone afterwards.
+
+    Parameters
+    ----------
+    denoiser : Denoiser
+    positions : sequence of str
+        Module paths inside the denoiser.
+    """
+
+    def __init__(self, denoiser: Denoiser, positions: Sequence[str]) -> None:
+        self._denoiser = denoiser
+        self._wanted = len(positions)
+        self._found: dict[str, torch.Tensor] = {}
+        self._grid = (0, 0)
+        self._handles = [
+            module.register_forward_hook(self._hook(position))
+            for position, module in modules(denoiser, positions).items()
+        ]
+
+    def _hook(self, position: str) -> Callable[[torch.nn.Module, Any, Any], None]:
+        def keep(module: torch.nn.Module, arguments: Any, output: Any) -> None:
+            tokens = self._denoiser.tokens(output, self._grid)
+            # A copy: later modules may write into their input.
+            self._found[position] = tokens.detach().clone(memory_format=torch.contiguous_format)
+            if len(self._found) == self._wanted:
+                raise _Complete
+
+        return keep
+
+    @torch.inference_mode()
+    def __call__(
+        self, latents: torch.Tensor, timestep: int, prompt: torch.Tensor
+    ) -> dict[str, torch.Tensor]:
+        """Token grids (batch, h, w, channels) by position, for noised latents.
+
+        Parameters
+        ----------
+        latents : tensor, (batch, channels, h, w)
+        timestep : int
+        prompt : tensor, (batch, tokens, features)
+        """
+        self._found = {}
+        self._grid = (latents.shape[2], latents.shape[3])
+        with contextlib.suppress(_Complete):
+            self._denoiser(latents, timestep, prompt)
+        return self._found
+
+    def __enter__(self) -> Capture:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for handle in self._handles:
+            handle.remove()
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Noise-free latents of images of one shape, ready for the denoiser.
+
+    Attributes
+    ----------
+    latents, noise : float32 tensors, (batch, channels, h, w)
+        Latents in the denoiser's units (shifted and scaled).
+    prompt : tensor, (batch, tokens, features)
+    """
+
+    image_ids: list[str]
+    pixels: list[tuple[int, int]]
+    transforms: list[Affine]
+    latents: torch.Tensor
+    noise: torch.Tensor
+    prompt: torch.Tensor
+
+
+def batches(
+    latents: Representations,
+    prompts: Mapping[str, NDArray[np.float32]],
+    *,
+    seed: int,
+    protocol: Protocol,
+    scaling: float,
+    shift: float,
+    size: int,
+) -> Iterator[Batch]:
+    """Cut the images of a latent store into batches of one shape each.
+
+    Parameters
+    ----------
+    latents : Representations
+        Store with the tables ``mean`` and ``logvar`` in the VAE's units.
+    prompts : mapping of image_id to array, (tokens, features)
+    seed : int
+        Noise seed; together with an image's name it determines that image's noise.
+    scaling, shift : float
+        Latents become ``(z - shift) * scaling``.
+    size : int
+        Largest batch; results do not depend on it.
+    """
+    groups: dict[tuple[int, int], list[str]] = {}
+    for image_id in latents.image_ids:
+        groups.setdefault(latents.grid("mean", image_id), []).append(image_id)
+    for names in groups.values():
+        for start in range(0, len(names), size):
+            chosen = names[start : start + size]
+            clean = torch.stack([_latent(latents, name, seed, protocol) for name in chosen])
+            yield Batch(
+                image_ids=chosen,
+                pixels=[latents.pixels(name) for name in chosen],
+                transforms=[latents.transform(name) for name in chosen],
+                latents=(clean - shift) * scaling,
+                noise=torch.stack(
+                    [_noise(clean[0].shape, name, seed, protocol) for name in chosen]
+                ),
+                prompt=torch.from_numpy(np.stack([prompts[name] for name in chosen])),
+            )
+
+
+def _latent(store: Representations, name: str, seed: int, protocol: Protocol) -> torch.Tensor:
+    mean = torch.from_numpy(store.tokens("mean", name)).permute(2, 0, 1)
+    if protocol.posterior == "mode":
+        return mean
+    logvar = torch.from_numpy(store.tokens("logvar", name)).permute(2, 0, 1).clamp(-30.0, 20.0)
+    generator = torch.Generator("cpu").manual_seed(item_seed("posterior", seed, name))
+    return mean + (0.5 * logvar).exp() * torch.randn(mean.shape, generator=generator)
+
+
+def _noise(shape: torch.Size, name: str, seed: int, protocol: Protocol) -> torch.Tensor:
+    if protocol.noise == "none":
+        return torch.zeros(shape)
+    if protocol.noise == "shared":
+        return shared_noise(tuple(shape), seed=seed)
+    return noise(tuple(shape), seed=seed, image_id=name)
+
+
+def extract(
+    denoiser: Denoiser,
+    source: Iterable[Batch],
+    *,
+    positions: Sequence[str],
+    timestep: int,
+    protocol: Protocol,
+    device: torch.device,
+    dtype: torch.dtype,
+    store: Writer,
+    progress: Callable[[int], object] = lambda images: None,
+) -> None:
+    """Run the denoiser over batches and append the tokens of every position to a store.
+
+    Parameters
+    ----------
+    denoiser : Denoiser
+    source : iterable of Batch
+        Consumed by a thread that reads ahead.
+    positions : sequence of str
+        Module paths, stored as tables of these names.
+    timestep : int
+        0 to ``denoiser.timesteps - 1``; 0 already adds a little noise.
+    progress : callable
+        Called with the number of images just finished.
+    """
+    with Capture(denoiser, positions) as capture, _written_behind(store) as write:
+        for batch in _read_ahead(source):
+            clean = batch.latents.to(device, non_blocking=True)
+            noised = clean
+            if protocol.noise != "none":
+                drawn = batch.noise.to(device, non_blocking=True)
+                noised = denoiser.add_noise(clean, drawn, timestep)
+            found = capture(
+                noised.to(dtype).contiguous(memory_format=torch.channels_last),
+                timestep,
+                batch.prompt.to(device, dtype, non_blocking=True),
+            )
+            write(batch, {position: found[position] for position in positions})
+            progress(len(batch.image_ids))
+
+
+def _read_ahead(source: Iterable[Item], depth: int = 2) -> Iterator[Item]:
+    """Yield from ``source``, which a thread keeps ``depth`` items ahead."""
+    items: queue.Queue[tuple[Item | None, BaseException | None]] = queue.Queue(maxsize=depth)
+    stopped = threading.Event()
+
+    def offer(entry: tuple[Item | None, BaseException | None]) -> None:
+        while not stopped.is_set():
+            with contextlib.suppress(queue.Full):
+                items.put(entry, timeout=0.1)
+                return
+
+    def read() -> None:
+        try:
+            for item in source:
+                offer((item, None))
+                if stopped.is_set():
+                    return
+        except BaseException as error:
+            offer((None, error))
+        else:
+            offer((None, None))
+
+    thread = threading.Thread(target=read, daemon=True)
+    thread.start()
+    try:
+        while True:
+            item, error = items.get()
+            if error is not None:
+                raise error
+            if item is None:
+                return
+            yield item
+    finally:
+        stopped.set()
+        thread.join()
+
+
+@contextlib.contextmanager
+def _written_behind(
+    store: Writer, depth: int = 2
+) -> Iterator[Callable[[Batch, Mapping[str, torch.Tensor]], None]]:
+    """Yield a function that hands a batch to a writing thread."""
+    entries: queue.Queue[tuple[Batch, Mapping[str, torch.Tensor]] | None] = queue.Queue(depth)
+    failures: list[BaseException] = []
+
+    def run() -> None:
+        while (entry := entries.get()) is not None:
+            if failures:
+                continue
+            batch, tokens = entry
+            try:
+                store.append(
+                    batch.image_ids,
+                    batch.pixels,
+                    batch.transforms,
+                    {name: values.float().cpu().numpy() for name, values in tokens.items()},
+                )
+            except BaseException as error:
+                failures.append(error)
+
+    def write(batch: Batch, tokens: Mapping[str, torch.Tensor]) -> None:
+        if failures:
+            raise failures[0]
+        entries.put((batch, tokens))
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    try:
+        yield write
+    finally:
+        entries.put(None)
+        thread.join()
+    if failures:
+        raise failures[0]

@@ -1,0 +1,146 @@
+"""Choosing the rows of a table that a figure shows, and saying what they cover."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import altair as alt
+import polars as pl
+
+from reprscope.errors import UserError
+
+KEYS = (
+    "dataset",
+    "view",
+    "model",
+    "resolution",
+    "prompt",
+    "timestep",
+    "seed",
+    "protocol",
+    "position",
+)
+
+
+def select(table: pl.DataFrame, filters: Mapping[str, Any], columns: Sequence[str]) -> pl.DataFrame:
+    """Rows whose columns have the given values.
+
+    Parameters
+    ----------
+    filters : mapping of column to value or list of values
+        Numbers match within 1e-9.
+    columns : sequence of str
+        Further columns the figure needs.
+
+    Raises
+    ------
+    UserError
+        If a column is missing or no row is left; names the column and its values.
+    """
+    for column in (*filters, *columns):
+        if column not in table.columns:
+            raise UserError(
+                f"The figure needs a column {column!r}, but the table has only "
+                f"{', '.join(table.columns)}: correct the figure's options."
+            )
+    for column, wanted in filters.items():
+        values = wanted if isinstance(wanted, list | tuple) else [wanted]
+        kept = table.filter(pl.any_horizontal(_equals(table, column, value) for value in values))
+        if kept.is_empty():
+            there = table[column].unique(maintain_order=True).to_list()[:8]
+            raise UserError(
+                f"No row is left for {column} = {wanted!r}: choose from {_listing(there)}."
+            )
+        table = kept
+    if table.is_empty():
+        raise UserError("The table has no rows: the figure's experiment measured nothing.")
+    return table
+
+
+def _equals(table: pl.DataFrame, column: str, value: Any) -> pl.Expr:
+    if table.schema[column].is_float() and isinstance(value, int | float):
+        return (pl.col(column) - value).abs() < 1e-9
+    return pl.col(column) == pl.lit(value)
+
+
+def one_row_per(table: pl.DataFrame, columns: Sequence[str]) -> None:
+    """Check that the rows differ in ``columns``.
+
+    Raises
+    ------
+    UserError
+        If several rows share them; names the key columns in which those rows differ.
+    """
+    twice = table.filter(table.select(columns).is_duplicated())
+    if twice.is_empty():
+        return
+    group = twice.join(twice.head(1).select(columns), on=list(columns), nulls_equal=True)
+    differ = [c for c in table.columns if c not in columns and _count(group, c) > 1]
+    chosen = [c for c in differ if c in KEYS or table.schema[c] == pl.String] or differ
+    which = ", ".join(chosen[:4]) or "nothing"
+    raise UserError(
+        f"Several rows fall on one mark of the figure; they differ in {which}: choose one value "
+        "with the figure's `filter`."
+    )
+
+
+def _count(table: pl.DataFrame, column: str) -> int:
+    return 2 if table.schema[column].is_nested() else table[column].n_unique()
+
+
+def distinct(table: pl.DataFrame, column: str) -> list[Any]:
+    """Values of a column in order of appearance, which is the study's order."""
+    return table[column].unique(maintain_order=True).to_list()
+
+
+def records(table: pl.DataFrame) -> list[dict[str, Any]]:
+    """Rows as JSON-ready dictionaries; NaN and infinity become null."""
+    return [
+        {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
+        for row in table.iter_rows(named=True)
+    ]
+
+
+def conditions(table: pl.DataFrame, *, without: Sequence[str] = ()) -> str:
+    """What all rows have in common: ``menagerie, timestep 50, 128 px, seed 42``."""
+    form = {
+        "dataset": "{}",
+        "timestep": "timestep {}",
+        "resolution": "{} px",
+        "seed": "seed {}",
+        "view": "view {}",
+        "protocol": "protocol {}",
+    }
+    said = []
+    for column, text in form.items():
+        if column in without or column not in table.columns or table[column].n_unique() != 1:
+            continue
+        value = table[column][0]
+        if value is None or (column, value) in {("view", "identity"), ("protocol", "standard")}:
+            continue
+        said.append(text.format(value))
+    return ", ".join(said)
+
+
+def count(table: pl.DataFrame, column: str, noun: str) -> str:
+    """How many images, pairs, … a column of counts says: ``512 images``, ``96 to 512 images``."""
+    if column not in table.columns:
+        return ""
+    numbers = table[column].drop_nulls()
+    if numbers.is_empty():
+        return ""
+    low, high = int(numbers.min()), int(numbers.max())  # type: ignore[arg-type]
+    many = f"{low:,}" if low == high else f"{low:,} to {high:,}"
+    return f"{many} {noun}" if (low, high) != (1, 1) else f"1 {noun.removesuffix('s')}"
+
+
+def haloed(chart: alt.Chart, **text: Any) -> list[alt.Chart]:
+    """Text with a white rim, legible across lines; ``text`` are properties of the mark."""
+    rim = {"stroke": "white", "strokeWidth": 3, "strokeJoin": "round", "opacity": 0.85}
+    return [chart.mark_text(aria=False, **rim, **text), chart.mark_text(**text)]
+
+
+def _listing(values: Sequence[Any]) -> str:
+    return ", ".join(str(value) for value in values)

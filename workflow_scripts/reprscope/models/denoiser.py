@@ -1,0 +1,85 @@
+"""What every model family offers; a new family is one new module beside this one."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, cast
+
+import reprscope.models
+from reprscope.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+
+
+class Denoiser(Protocol):
+    """A loaded denoiser."""
+
+    module: torch.nn.Module
+
+    @property
+    def timesteps(self) -> int:
+        """Number of training timesteps; valid timesteps are 0 to one less."""
+
+    def add_noise(self, latents: torch.Tensor, noise: torch.Tensor, timestep: int) -> torch.Tensor:
+        """Noise latents (batch, channels, h, w) by the model's own schedule."""
+
+    def __call__(self, latents: torch.Tensor, timestep: int, prompt: torch.Tensor) -> torch.Tensor:
+        """Run the denoiser on noised latents."""
+
+    def tokens(self, output: Any, grid: tuple[int, int]) -> torch.Tensor:
+        """Token grid (batch, h, w, channels) of what a module puts out."""
+
+
+class Family(Protocol):
+    """A module of this package that knows how to run one kind of denoiser."""
+
+    COMPONENT: str
+    """Folder of the denoiser in diffusers' layout."""
+
+    def positions(self, config: Mapping[str, Any]) -> list[str]:
+        """Module paths in the order of the forward pass; without torch."""
+
+    def make_untrained(self, folder: Path, out: Path, *, seed: int) -> None:
+        """Write a denoiser of the same configuration with new weights to ``out``."""
+
+    def load(self, folder: Path, *, dtype: torch.dtype, device: torch.device) -> Denoiser:
+        """Load the denoiser alone."""
+
+
+def family(name: str) -> Family:
+    """Family by name.
+
+    Raises
+    ------
+    UserError
+        If there is none of that name.
+    """
+    known = [info.name for info in pkgutil.iter_modules(reprscope.models.__path__)]
+    if name in known:
+        found = importlib.import_module(f"reprscope.models.{name}")
+        if hasattr(found, "positions") and hasattr(found, "COMPONENT"):
+            return cast(Family, found)
+    raise UserError(f"There is no model family {name}: use unet.")
+
+
+def modules(denoiser: Denoiser, positions: Sequence[str]) -> dict[str, torch.nn.Module]:
+    """Modules at the given paths.
+
+    Raises
+    ------
+    UserError
+        If a path does not exist.
+    """
+    found = {}
+    for position in positions:
+        try:
+            found[position] = denoiser.module.get_submodule(position)
+        except AttributeError as error:
+            raise UserError(
+                f"The model has no position {position}: name one of its modules."
+            ) from error
+    return found

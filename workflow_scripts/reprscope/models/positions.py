@@ -1,0 +1,58 @@
+"""How a study names positions.
+
+A position is a module path in diffusers' own spelling; studies may also write the thesis' labels
+(``up[1]``, ``mid``, ``conv-in``) and globs (``up_blocks.*``).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+
+from reprscope.errors import UserError
+
+_LABELS = (
+    (re.compile(r"^conv[-_]in$"), "conv_in"),
+    (re.compile(r"^conv[-_]out$"), "conv_out"),
+    (re.compile(r"^mid(?=$|[. ])"), "mid_block"),
+    (re.compile(r"\bdown\[(\d+|\*)\]"), r"down_blocks.\1"),
+    (re.compile(r"\bup\[(\d+|\*)\]"), r"up_blocks.\1"),
+    (re.compile(r"\bres\[(\d+|\*)\]"), r"resnets.\1"),
+    (re.compile(r"\battn\[(\d+|\*)\]"), r"attentions.\1"),
+    (re.compile(r"\bdownsample$"), "downsamplers.0"),
+    (re.compile(r"\bupsample$"), "upsamplers.0"),
+)
+
+
+def spell(pattern: str) -> str:
+    """Spell a position or label as a module path: ``up[1].attn[2]`` is ``up_blocks.1.attentions.2``."""
+    path = pattern.strip()
+    for label, module in _LABELS:
+        path = label.sub(module, path)
+    return path.replace(" ", ".")
+
+
+def resolve(patterns: Sequence[str], positions: Sequence[str], *, entry: str) -> list[str]:
+    """Resolve positions, labels and globs to module paths, in network order.
+
+    A ``*`` stands for one part of a path: ``up_blocks.*`` are the blocks, not their layers.
+
+    Raises
+    ------
+    UserError
+        If a pattern matches nothing; names ``entry`` and the nearest thing that exists.
+    """
+    chosen: set[str] = set()
+    for pattern in patterns:
+        path = spell(pattern)
+        depth = path.count(".")
+        matches = [p for p in positions if p.count(".") == depth and fnmatchcase(p, path)]
+        if not matches:
+            blocks = [p for p in positions if p.count(".") == (0 if "_blocks" not in p else 1)]
+            raise UserError(
+                f"{entry} has no position {pattern}: its blocks are {', '.join(blocks)}, with "
+                "layers such as mid_block.resnets.0 inside them."
+            )
+        chosen.update(matches)
+    return [position for position in positions if position in chosen]

@@ -1,0 +1,174 @@
+"""The U-Net family: Stable Diffusion 1.x, 2.x, XL and their distilled forms.
+
+Reading a study needs :func:`positions` only, so torch is imported where it is used.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from reprscope.diffusion import alphas_cumprod
+from reprscope.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+
+COMPONENT = "unet"
+
+
+class UNet:
+    """A denoiser that predicts from noised latents, a timestep and a text embedding.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+        A diffusers ``UNet2DConditionModel``.
+    schedule : mapping
+        The scheduler's configuration.
+    """
+
+    def __init__(self, module: torch.nn.Module, schedule: Mapping[str, Any]) -> None:
+        self.module = module.eval().requires_grad_(False)
+        self._alphas = alphas_cumprod(schedule)
+
+    @property
+    def timesteps(self) -> int:
+        """Number of training timesteps; valid timesteps are 0 to one less."""
+        return len(self._alphas)
+
+    def add_noise(self, latents: torch.Tensor, noise: torch.Tensor, timestep: int) -> torch.Tensor:
+        """Noised latents of a timestep: ``sqrt(a) x + sqrt(1 - a) e`` (DDPM, equation 4).
+
+        The latents of a variance-preserving schedule are not rescaled afterwards.
+        """
+        level = float(self._alphas[timestep])
+        return level**0.5 * latents + (1.0 - level) ** 0.5 * noise
+
+    def __call__(self, latents: torch.Tensor, timestep: int, prompt: torch.Tensor) -> torch.Tensor:
+        """Run the denoiser.
+
+        Parameters
+        ----------
+        latents : tensor, (batch, channels, h, w)
+        timestep : int
+        prompt : tensor, (batch, tokens, features)
+        """
+        import torch
+
+        time = torch.full((len(latents),), timestep, device=latents.device)
+        prediction: torch.Tensor = self.module(
+            latents, time, encoder_hidden_states=prompt, return_dict=False
+        )[0]
+        return prediction
+
+    @staticmethod
+    def tokens(output: Any, grid: tuple[int, int]) -> torch.Tensor:
+        """Token grid (batch, h, w, channels) of a module's output.
+
+        Parameters
+        ----------
+        output
+            A tensor, or a tuple whose first entry is the tensor (blocks return their residuals
+            too). Feature maps are (batch, channels, h, w); layers inside a transformer block give
+            (batch, h * w, channels).
+        grid : (h, w)
+            Grid of the latents, from which the token grid of a sequence follows.
+        """
+        tensor: torch.Tensor = output[0] if isinstance(output, tuple) else output
+        if tensor.ndim == 4:
+            return tensor.permute(0, 2, 3, 1)
+        factor = round((grid[0] * grid[1] / tensor.shape[1]) ** 0.5)
+        height, width = -(-grid[0] // factor), -(-grid[1] // factor)
+        return tensor.reshape(len(tensor), height, width, -1)
+
+
+def load(folder: Path, *, dtype: torch.dtype, device: torch.device) -> UNet:
+    """Load the denoiser of a model folder in diffusers' layout; nothing else of it."""
+    import torch
+    from diffusers import UNet2DConditionModel
+
+    try:
+        module = UNet2DConditionModel.from_pretrained(folder / "unet", torch_dtype=dtype)
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"The U-Net in {folder} cannot be loaded ({error}): delete the folder and fetch it again."
+        ) from error
+    module.to(device, memory_format=torch.channels_last)
+    return UNet(module, schedule_config(folder))
+
+
+def make_untrained(folder: Path, out: Path, *, seed: int) -> None:
+    """Write an untrained twin of a model's denoiser to ``out``: same configuration, new weights.
+
+    The weights are diffusers' own initialisation, drawn from ``seed``.
+    """
+    import torch
+    from diffusers import UNet2DConditionModel
+
+    config = UNet2DConditionModel.load_config(folder / COMPONENT)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        module = UNet2DConditionModel.from_config(config)
+    module.save_pretrained(out / COMPONENT, safe_serialization=True)
+
+
+def schedule_config(folder: Path) -> dict[str, Any]:
+    """Configuration of the model's own noise scheduler."""
+    path = folder / "scheduler" / "scheduler_config.json"
+    return dict(json.loads(path.read_text(encoding="utf-8")))
+
+
+def positions(config: Mapping[str, Any]) -> list[str]:
+    """Module paths of a ``UNet2DConditionModel``, in the order of the forward pass.
+
+    A block comes after the layers inside it, as its output does.
+
+    Parameters
+    ----------
+    config : mapping
+        The U-Net's ``config.json``: ``down_block_types``, ``up_block_types``,
+        ``layers_per_block``, ``transformer_layers_per_block``.
+    """
+    down, up = list(config["down_block_types"]), list(config["up_block_types"])
+    layers = _per_block(config.get("layers_per_block", 2), len(down))
+    depth = _per_block(config.get("transformer_layers_per_block", 1), len(down))
+    found = ["conv_in"]
+    for i, kind in enumerate(down):
+        block = f"down_blocks.{i}"
+        found += _layers(block, layers[i], depth[i] if "CrossAttn" in kind else None)
+        if i < len(down) - 1:
+            found.append(f"{block}.downsamplers.0")
+        found.append(block)
+    found.append("mid_block.resnets.0")
+    if config.get("mid_block_type", "UNetMidBlock2DCrossAttn") == "UNetMidBlock2DCrossAttn":
+        found += _attention("mid_block.attentions.0", depth[-1])
+    found += ["mid_block.resnets.1", "mid_block"]
+    for i, kind in enumerate(up):
+        block, mirror = f"up_blocks.{i}", len(down) - 1 - i
+        found += _layers(block, layers[mirror] + 1, depth[mirror] if "CrossAttn" in kind else None)
+        if i < len(up) - 1:
+            found.append(f"{block}.upsamplers.0")
+        found.append(block)
+    return [*found, "conv_out"]
+
+
+def _per_block(value: int | Sequence[int], blocks: int) -> list[int]:
+    return [value] * blocks if isinstance(value, int) else list(value)
+
+
+def _layers(block: str, count: int, depth: int | None) -> Iterator[str]:
+    for j in range(count):
+        yield f"{block}.resnets.{j}"
+        if depth is not None:
+            yield from _attention(f"{block}.attentions.{j}", depth)
+
+
+def _attention(path: str, depth: int) -> Iterator[str]:
+    for k in range(depth):
+        for part in ("attn1", "attn2", "ff"):
+            yield f"{path}.transformer_blocks.{k}.{part}"
+        yield f"{path}.transformer_blocks.{k}"
+    yield path

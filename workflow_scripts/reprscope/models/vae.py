@@ -1,0 +1,77 @@
+"""The VAE: pixels to the posterior over latents. Loaded once per image view."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from reprscope.errors import UserError
+
+
+class VAE:
+    """The encoder half of a diffusers ``AutoencoderKL``; always in float32.
+
+    Attributes
+    ----------
+    factor : int
+        Pixels per latent cell.
+    """
+
+    def __init__(self, module: torch.nn.Module, config: Any) -> None:
+        self.module = module.eval().requires_grad_(False)
+        self.factor = 2 ** (len(config["block_out_channels"]) - 1)
+
+    @torch.inference_mode()
+    def encode(self, images: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Posterior of a batch of images of one size.
+
+        Parameters
+        ----------
+        images : array, (batch, height, width, 3), uint8
+            Scaled here to [-1, 1], the range that the VAE was trained on.
+
+        Returns
+        -------
+        mean, logvar : arrays, (batch, h, w, channels), float32
+            In the VAE's own units: not yet shifted and scaled.
+        """
+        device = next(self.module.parameters()).device
+        pixels = to_unit_range(torch.from_numpy(images).to(device))
+        posterior = self.module.encode(pixels.permute(0, 3, 1, 2)).latent_dist
+        return _channels_last(posterior.mean), _channels_last(posterior.logvar)
+
+
+def scaling(folder: Path) -> tuple[float, float]:
+    """Scaling factor and shift of a model folder's VAE, without its weights."""
+    config = json.loads((folder / "vae" / "config.json").read_text(encoding="utf-8"))
+    return float(config["scaling_factor"]), float(config.get("shift_factor") or 0.0)
+
+
+def to_unit_range(images: torch.Tensor) -> torch.Tensor:
+    """Bytes 0..255 to float32 in [-1, 1]: black is -1, white is 1."""
+    return images.float() / 127.5 - 1.0
+
+
+def _channels_last(values: torch.Tensor) -> NDArray[np.float32]:
+    array: NDArray[np.float32] = values.permute(0, 2, 3, 1).float().cpu().numpy()
+    return array
+
+
+def load(folder: Path, *, device: torch.device) -> VAE:
+    """Load the VAE of a model folder in diffusers' layout."""
+    from diffusers import AutoencoderKL
+
+    try:
+        module = AutoencoderKL.from_pretrained(folder / "vae", torch_dtype=torch.float32)
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"The VAE in {folder} cannot be loaded ({error}): delete the folder and fetch it again."
+        ) from error
+    config = module.config
+    module.decoder = None
+    return VAE(module.to(device), config)

@@ -1,0 +1,94 @@
+"""Settings of a study's entries as typed dataclasses, with errors that a user understands."""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, fields
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from reprscope.errors import UserError
+
+Settings = TypeVar("Settings")
+
+
+def build(kind: type[Settings], values: Mapping[str, Any], *, entry: str) -> Settings:
+    """Make a settings dataclass from what a study writes.
+
+    Lists become tuples and whole numbers become floats where the field asks for it.
+
+    Parameters
+    ----------
+    kind : dataclass type
+    values : mapping
+        Field names to values.
+    entry : str
+        How to name the entry in an error, such as ``tasks.probe``.
+
+    Raises
+    ------
+    UserError
+        For an unknown or missing key or a value of the wrong type; names the entry and what
+        would be right. Checks in the dataclass' ``__post_init__`` are passed on likewise.
+    """
+    hints = get_type_hints(kind)
+    known = {field.name: field for field in fields(kind)}  # type: ignore[arg-type]
+    for key in values:
+        if key not in known:
+            raise UserError(f"{entry} has an unknown key {key}: use {', '.join(known)}.")
+    arguments = {}
+    for name, field in known.items():
+        if name in values:
+            arguments[name] = _convert(values[name], hints[name], entry=f"{entry}.{name}")
+        elif field.default is MISSING and field.default_factory is MISSING:
+            raise UserError(f"{entry} lacks the key {name}: add it.")
+    try:
+        return kind(**arguments)
+    except UserError as error:
+        raise UserError(f"{entry}: {error}") from error
+
+
+def _convert(value: Any, hint: Any, *, entry: str) -> Any:
+    origin, choices = get_origin(hint), get_args(hint)
+    if hint is Any:
+        return value
+    if origin in (Union, types.UnionType):
+        if value is None and type(None) in choices:
+            return None
+        failures = []
+        for choice in choices:
+            if choice is not type(None):
+                try:
+                    return _convert(value, choice, entry=entry)
+                except UserError as error:
+                    failures.append(error)
+        raise failures[0]
+    if origin is Literal:
+        if value in choices:
+            return value
+        raise UserError(f"{entry} is {value}: use {' or '.join(map(str, choices))}.")
+    if origin in (tuple, Sequence):
+        if not isinstance(value, list | tuple):
+            raise UserError(f"{entry} is {value}: use a list.")
+        if origin is Sequence or choices[1:] == (Ellipsis,):
+            return tuple(_convert(item, choices[0], entry=entry) for item in value)
+        if len(value) != len(choices):
+            raise UserError(f"{entry} is {value}: use a list of {len(choices)} values.")
+        return tuple(
+            _convert(item, choice, entry=entry)
+            for item, choice in zip(value, choices, strict=True)
+        )
+    if origin is not None and issubclass(origin, Mapping):
+        if not isinstance(value, Mapping):
+            raise UserError(f"{entry} is {value}: use a mapping.")
+        return {
+            key: _convert(item, choices[1], entry=f"{entry}.{key}") for key, item in value.items()
+        }
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if hint in (int, float, str, bool):
+        if isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
+            return value
+        names = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
+        raise UserError(f"{entry} is {value}: use {names[hint]}.")
+    raise TypeError(f"{entry}: settings of type {hint} are not supported")

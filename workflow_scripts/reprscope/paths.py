@@ -1,0 +1,25 @@
+"""Where every file of ``results/`` is; the wildcards are the study's own names."""
+
+DATASET = "results/datasets/{dataset}"
+IMAGES = DATASET + "/images.parquet"
+MODEL = "results/models/{model}"
+MANIFEST = MODEL + "/manifest.json"
+LATENTS = "results/latents/{dataset}/{view}/{vae}/{resolution}px/{shard}.h5"
+PROMPTS = "results/prompts/{text_encoder}/{prompt}.h5"
+CONDITION = "{resolution}px_{prompt}_t{timestep}_seed{seed}_{protocol}"
+REPRESENTATIONS = (
+    "results/representations/{dataset}/{view}/{model}/" + CONDITION + "/{hookset}/{shard}.h5"
+)
+MEASUREMENT = (
+    "results/measurements/{task}/{dataset}/{view}/{model}/" + CONDITION + "/{hookset}.parquet"
+)
+TABLE = "results/tables/{experiment}.parquet"
+FIGURE = "results/figures/{experiment}/{figure}"
+FIGURE_FORMATS = ("json", "html", "svg", "png")
+REPORT = "results/report/index.html"
+
+
+def job_file(kind: str, rule: str, output: str, suffix: str) -> str:
+    """Path of the log or benchmark of the job that makes ``output``: the same, elsewhere."""
+    _, _, rest = output.removeprefix("results/").partition("/")
+    return f"results/{kind}/{rule}/{rest.rsplit('.', 1)[0]}{suffix}"

@@ -1,0 +1,129 @@
+"""Specs, and digests of code that change only when its meaning does."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import json
+from collections.abc import Iterable, Iterator
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+
+PACKAGE = Path(__file__).parent
+LIBRARIES = ("diffusers", "h5py", "numpy", "polars", "torch", "transformers")
+
+
+def canonical_json(value: object) -> str:
+    """JSON that is equal for equal values: sorted keys, no spaces."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"))
+
+
+def digest(value: object) -> str:
+    """First 16 hex digits of the SHA-256 of the canonical JSON."""
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()[:16]
+
+
+def code_digest(script: Path, modules: Iterable[str] = ()) -> str:
+    """Digest of a script and of everything in reprscope that it imports.
+
+    Comments, docstrings and formatting do not count; neither does the path of the checkout.
+
+    Parameters
+    ----------
+    script : Path
+        A Python file.
+    modules : iterable of str
+        Modules that the script loads by name (a task, a dataset source), such as
+        ``reprscope.tasks.correspondence``.
+    """
+    found: dict[str, str] = {}
+    queue = [*_imports(script), *modules]
+    while queue:
+        name = queue.pop()
+        path = _module_path(name)
+        if name in found or path is None:
+            continue
+        found[name] = _meaning(path)
+        queue.extend(_imports(path))
+    parts = [_meaning(script), *(f"{name}={found[name]}" for name in sorted(found))]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+
+
+def _module_path(name: str) -> Path | None:
+    parts = name.split(".")
+    if parts[0] != "reprscope":
+        return None
+    path = PACKAGE.joinpath(*parts[1:])
+    for candidate in (path.with_suffix(".py"), path / "__init__.py"):
+        if candidate.is_file():
+            return candidate
+    return None
+
+
+@cache
+def _tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"), str(path))
+
+
+@cache
+def _meaning(path: Path) -> str:
+    """Digest of a file's syntax tree without docstrings."""
+    tree = ast.parse(path.read_text(encoding="utf-8"), str(path))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            first = node.body[0] if node.body else None
+            if (
+                isinstance(first, ast.Expr)
+                and isinstance(first.value, ast.Constant)
+                and isinstance(first.value.value, str)
+            ):
+                node.body = node.body[1:]
+    return hashlib.sha256(ast.dump(tree).encode()).hexdigest()
+
+
+@cache
+def _imports(path: Path) -> tuple[str, ...]:
+    return tuple(_names(_tree(path)))
+
+
+def _names(tree: ast.Module) -> Iterator[str]:
+    """Names of imported reprscope modules, wherever in the file the import stands."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def origin(*, model: Path, device: str, precision: str, **more: object) -> dict[str, object]:
+    """What a file of latents or representations was made with, beside its spec.
+
+    Parameters
+    ----------
+    model : Path
+        Manifest of the model.
+    device, precision : str
+        Where and in which type the model ran.
+    """
+    manifest = json.loads(model.read_text(encoding="utf-8"))
+    return {
+        "model": digest(manifest),
+        "revision": manifest["revision"],
+        "device": device,
+        "precision": precision.removeprefix("torch."),
+        "versions": versions(),
+        **more,
+    }
+
+
+def versions() -> dict[str, str]:
+    """Versions of the libraries that numbers may depend on, without importing them."""
+    found = {}
+    for name in LIBRARIES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,169 @@
+"""What each job depends on, as one canonical string.
+
+Snakemake re-runs a job when its ``spec`` changes. A spec holds exactly the settings that its
+stage reads and a digest of the code it runs; everything else a job depends on is an input file or
+stands in its path. The same string is stored in the output.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from reprscope import paths, words
+from reprscope.provenance import canonical_json, code_digest
+from reprscope.study import Measurement, Study, template_fields
+
+SCRIPTS = Path(__file__).parents[1]
+Wildcards = Mapping[str, Any]
+
+
+@cache
+def _code(script: str, *modules: str) -> str:
+    return code_digest(SCRIPTS / script, modules)
+
+
+def fetch_dataset(study: Study, dataset: str) -> str:
+    """Spec of a dataset's files."""
+    entry = study.datasets[dataset]
+    return canonical_json(
+        {
+            "code": _code("fetch_dataset.py", f"reprscope.data.{entry.source}"),
+            "source": entry.source,
+            "parameters": asdict(entry.parameters),
+        }
+    )
+
+
+def fetch_model(study: Study, model: str) -> str:
+    """Spec of a model's folder."""
+    entry = study.models[model]
+    return canonical_json(
+        {
+            "code": _code("fetch_model.py", f"reprscope.models.{entry.family}"),
+            "path": entry.path,
+            "family": entry.family,
+            "untrained": entry.untrained,
+        }
+    )
+
+
+def encode_images(study: Study, wildcards: Wildcards) -> str:
+    """Spec of the latents of one shard of a dataset under a view."""
+    return canonical_json(
+        {
+            "code": _code("encode_images.py"),
+            "view": asdict(study.views[wildcards["view"]]),
+            "resolution": int(wildcards["resolution"]),
+            "shard": wildcards["shard"],
+        }
+    )
+
+
+def encode_prompts(study: Study, wildcards: Wildcards) -> str:
+    """Spec of a prompt's embeddings."""
+    prompt = wildcards["prompt"].split("@")[0]
+    return canonical_json(
+        {"code": _code("encode_prompts.py"), "template": study.prompts[prompt]}
+    )
+
+
+def extract(study: Study, wildcards: Wildcards) -> str:
+    """Spec of the representations of one shard under one condition."""
+    model = study.models[wildcards["model"]]
+    hookset = study.hooksets[wildcards["hookset"]]
+    return canonical_json(
+        {
+            "code": _code("extract.py", f"reprscope.models.{model.family}"),
+            "family": model.family,
+            "positions": hookset.resolve(model),
+            "store": hookset.store,
+            "template": study.prompts[wildcards["prompt"]],
+            "timestep": int(wildcards["timestep"]),
+            "seed": int(wildcards["seed"]),
+            "protocol": asdict(study.protocols[wildcards["protocol"]]),
+            "precision": study.precision,
+        }
+    )
+
+
+def evaluate(study: Study, wildcards: Wildcards) -> str:
+    """Spec of one task on one hook set."""
+    task = study.tasks[wildcards["task"]]
+    return canonical_json(
+        {
+            "code": _code("evaluate.py", f"reprscope.tasks.{task.kind}"),
+            "kind": task.kind,
+            "parameters": asdict(task.parameters),
+        }
+    )
+
+
+def tabulate(study: Study, name: str) -> str:
+    """Spec of an experiment's table: its measurements in order, and how they are summarised."""
+    experiment = study.experiments[name]
+    task = study.tasks[experiment.task]
+    return canonical_json(
+        {
+            "code": _code("tabulate.py", f"reprscope.tasks.{task.kind}"),
+            "kind": task.kind,
+            "parameters": asdict(task.parameters),
+            "positions": {
+                model: study.positions(experiment, model) for model in experiment.models
+            },
+            "measurements": [keys(m) for m in study.measurements(experiment)],
+        }
+    )
+
+
+def keys(measurement: Measurement) -> dict[str, str | int]:
+    """Key columns of a measurement in a table."""
+    values = measurement.wildcards()
+    return {key: values[key] for key in values if key not in ("task", "hookset")}
+
+
+def figure(study: Study, experiment: str, name: str) -> str:
+    """Spec of a figure."""
+    entry = next(f for f in study.experiments[experiment].figures if f.name == name)
+    return canonical_json(
+        {
+            "code": _code("figure.py", f"reprscope.figures.{entry.kind}"),
+            "kind": entry.kind,
+            "options": asdict(entry.options),
+            "theme": asdict(study.theme),
+        }
+    )
+
+
+def report(study: Study) -> str:
+    """Spec of the report: the study in words and the order of its sections."""
+    return canonical_json(
+        {
+            "code": _code("report.py"),
+            "title": study.title,
+            "introduction": words.introduction(study),
+            "sections": [
+                {
+                    "name": experiment.name,
+                    "title": experiment.title,
+                    "question": experiment.question,
+                    "kind": study.tasks[experiment.task].kind,
+                    "description": words.experiment(study, experiment),
+                    "table": paths.TABLE.format(experiment=experiment.name),
+                    "figures": [
+                        paths.FIGURE.format(experiment=experiment.name, figure=f.name)
+                        for f in experiment.figures
+                    ],
+                }
+                for experiment in study.experiments.values()
+            ],
+        }
+    )
+
+
+def needs_annotations(study: Study, prompt: str) -> bool:
+    """Whether a prompt's text differs between images."""
+    return bool(template_fields(study.prompts[prompt]))

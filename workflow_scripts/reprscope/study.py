@@ -1,0 +1,504 @@
+"""The typed study: parsing, defaults, and the expansion of experiments into jobs.
+
+Reading a study imports neither torch nor diffusers; every mistake in it is one
+:class:`~reprscope.errors.UserError` that names the entry and what would be right.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import string
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import yaml
+
+from reprscope import figures, tasks
+from reprscope.data import sources
+from reprscope.errors import UserError
+from reprscope.figures.theme import Theme
+from reprscope.models.denoiser import family
+from reprscope.models.fetch import SUFFIXES
+from reprscope.models.positions import resolve
+from reprscope.parameters import build
+from reprscope.protocol import Protocol
+from reprscope.schema import check_schema
+from reprscope.store import Form
+from reprscope.views import View
+
+NAME = r"[A-Za-z0-9][A-Za-z0-9.-]*"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetEntry:
+    """A dataset: a source module with its settings.
+
+    Attributes
+    ----------
+    source : str
+        Module of ``reprscope.data``.
+    parameters
+        The source's own ``Parameters``.
+    shards : int
+        Jobs into which encoding and extraction are cut.
+    """
+
+    name: str
+    source: str
+    parameters: Any
+    shards: int = 1
+
+    @property
+    def provides(self) -> frozenset[str]:
+        """Annotations beside the images."""
+        return sources.load(self.source).PROVIDES
+
+    @property
+    def shard_names(self) -> list[str]:
+        """Names of the shards, such as ``0of2``."""
+        return [f"{number}of{self.shards}" for number in range(self.shards)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelEntry:
+    """A model: a folder in diffusers' layout, or the untrained twin of one.
+
+    Attributes
+    ----------
+    path : str
+        Folder with the weights.
+    family : str
+        Module of ``reprscope.models`` that runs it.
+    resolution : int
+        Native size of its images in pixels.
+    untrained : int or None
+        Seed with which the denoiser is made anew from its configuration, without training.
+    shared_with : str
+        Model whose VAE and text encoder this one uses: itself, or the twin's original.
+    """
+
+    name: str
+    path: str
+    family: str
+    resolution: int
+    untrained: int | None = None
+    shared_with: str
+
+    @cached_property
+    def positions(self) -> list[str]:
+        """Module paths of the denoiser in network order."""
+        kind = family(self.family)
+        return kind.positions(self._config(f"{kind.COMPONENT}/config.json"))
+
+    @cached_property
+    def timesteps(self) -> int:
+        """Number of training timesteps."""
+        return int(self._config("scheduler/scheduler_config.json")["num_train_timesteps"])
+
+    @property
+    def files(self) -> list[str]:
+        """Files of the folder that a fetch reads: all of them, or what a twin is made from."""
+        folder = Path(self.path)
+        if self.untrained is not None:
+            component = family(self.family).COMPONENT
+            names = [f"{component}/config.json", "scheduler/scheduler_config.json"]
+            return [str(folder / name) for name in names]
+        return [str(path) for path in sorted(folder.rglob("*")) if path.suffix in SUFFIXES]
+
+    def _config(self, name: str) -> dict[str, Any]:
+        path = Path(self.path, name)
+        try:
+            return dict(json.loads(path.read_text(encoding="utf-8")))
+        except (OSError, ValueError) as error:
+            raise UserError(
+                f"models.{self.name}: {path} cannot be read ({error}): set `path` to a folder in "
+                "diffusers' layout."
+            ) from error
+
+
+@dataclass(frozen=True, kw_only=True)
+class HookSet:
+    """Positions that one forward pass stores, and how."""
+
+    name: str
+    positions: tuple[str, ...]
+    store: Form = "tokens"
+
+    def resolve(self, model: ModelEntry) -> list[str]:
+        """Module paths of this set in a model, in network order."""
+        entry = f"hooksets.{self.name}: model {model.name}"
+        return resolve(self.positions, model.positions, entry=entry)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskEntry:
+    """A task with its parameters."""
+
+    name: str
+    kind: str
+    parameters: Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class FigureEntry:
+    """A figure of an experiment."""
+
+    name: str
+    kind: str
+    options: Any
+
+
+@dataclass(frozen=True, order=True)
+class Condition:
+    """Under what a representation is extracted."""
+
+    resolution: int
+    prompt: str
+    timestep: int
+    seed: int
+    protocol: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """A task crossed with datasets, views, models, positions and conditions, and its figures."""
+
+    name: str
+    title: str
+    question: str
+    task: str
+    datasets: tuple[str, ...]
+    models: tuple[str, ...]
+    positions: tuple[str, ...]
+    timesteps: tuple[int, ...]
+    views: tuple[str, ...] = ("identity",)
+    resolutions: tuple[int, ...] = ()
+    prompts: tuple[str, ...] = ("empty",)
+    seeds: tuple[int, ...] = (0,)
+    protocols: tuple[str, ...] = ("standard",)
+    figures: tuple[FigureEntry, ...] = ()
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One task on one hook set of one model under one condition."""
+
+    task: str
+    dataset: str
+    view: str
+    model: str
+    condition: Condition
+    hookset: str
+
+    def wildcards(self) -> dict[str, str | int]:
+        """Values of the wildcards in its path."""
+        values = {key: value for key, value in vars(self).items() if key != "condition"}
+        return values | vars(self.condition)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """Everything that a run computes."""
+
+    title: str
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    precision: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
+    batch_size: int = 32
+    datasets: Mapping[str, DatasetEntry]
+    views: Mapping[str, View]
+    models: Mapping[str, ModelEntry]
+    prompts: Mapping[str, str]
+    hooksets: Mapping[str, HookSet]
+    protocols: Mapping[str, Protocol]
+    tasks: Mapping[str, TaskEntry]
+    experiments: Mapping[str, Experiment]
+    theme: Theme = field(default_factory=Theme)
+
+    @property
+    def models_used(self) -> list[str]:
+        """Models that experiments name, and those whose VAE and text encoder they share."""
+        used = [self.models[m] for e in self.experiments.values() for m in e.models]
+        return list(dict.fromkeys(n for m in used for n in (m.name, m.shared_with)))
+
+    def positions(self, experiment: Experiment, model: str) -> list[str]:
+        """Module paths that an experiment asks of a model, in network order."""
+        entry = f"experiments.{experiment.name}: model {model}"
+        return resolve(experiment.positions, self.models[model].positions, entry=entry)
+
+    def hooksets_of(self, experiment: Experiment, model: str) -> list[str]:
+        """Hook sets that hold an experiment's positions: for each, the first that has it.
+
+        Raises
+        ------
+        UserError
+            If a position is in no set that stores what the task can use.
+        """
+        accepted = tasks.load(self.tasks[experiment.task].kind).STORES
+        usable = {
+            name: set(hookset.resolve(self.models[model]))
+            for name, hookset in self.hooksets.items()
+            if hookset.store in accepted
+        }
+        chosen: dict[str, None] = {}
+        for position in self.positions(experiment, model):
+            holder = next((name for name, held in usable.items() if position in held), None)
+            if holder is None:
+                raise UserError(
+                    f"experiments.{experiment.name}: position {position} of {model} is in no hook "
+                    f"set with `store: {' or '.join(sorted(accepted))}`: add a new set with it to "
+                    "hooksets."
+                )
+            chosen[holder] = None
+        return list(chosen)
+
+    def conditions(self, experiment: Experiment, model: str) -> Iterator[Condition]:
+        """Conditions of an experiment; the resolution is the model's own unless it names some."""
+        resolutions = experiment.resolutions or (self.models[model].resolution,)
+        for values in itertools.product(
+            resolutions,
+            experiment.prompts,
+            experiment.timesteps,
+            experiment.seeds,
+            experiment.protocols,
+        ):
+            yield Condition(*values)
+
+    def measurements(self, experiment: Experiment) -> list[Measurement]:
+        """All measurements of an experiment, in a fixed order."""
+        return [
+            Measurement(experiment.task, dataset, view, model, condition, hookset)
+            for dataset in experiment.datasets
+            for view in experiment.views
+            for model in experiment.models
+            for condition in self.conditions(experiment, model)
+            for hookset in self.hooksets_of(experiment, model)
+        ]
+
+    def prompt_key(self, prompt: str, dataset: str) -> str:
+        """File name of a prompt's embeddings: one per dataset if its text depends on the image."""
+        return f"{prompt}@{dataset}" if template_fields(self.prompts[prompt]) else prompt
+
+
+def template_fields(text: str) -> set[str]:
+    """Names in braces in a prompt: ``a photo of a {label}`` gives ``{"label"}``."""
+    return {name for _, name, _, _ in string.Formatter().parse(text) if name is not None}
+
+
+def parse(config: Mapping[str, Any]) -> Study:
+    """Parse a study.
+
+    Parameters
+    ----------
+    config : mapping
+        What the YAML file says.
+
+    Raises
+    ------
+    UserError
+        For any mistake, before anything is computed.
+    """
+    check_schema(config)
+    models = _models(config["models"])
+    study = Study(
+        **{key: config[key] for key in ("title", "device", "precision", "batch_size") if key in config},
+        datasets={name: _dataset(name, entry) for name, entry in config["datasets"].items()},
+        views={"identity": View()}
+        | {
+            name: build(View, entry, entry=f"views.{name}")
+            for name, entry in config.get("views", {}).items()
+        },
+        models=models,
+        prompts={"empty": ""} | dict(config.get("prompts", {})),
+        hooksets={
+            name: build(HookSet, {"name": name, **entry}, entry=f"hooksets.{name}")
+            for name, entry in config["hooksets"].items()
+        },
+        protocols={"standard": Protocol()}
+        | {
+            name: build(Protocol, entry, entry=f"protocols.{name}")
+            for name, entry in config.get("protocols", {}).items()
+        },
+        tasks={name: _task(name, entry) for name, entry in config["tasks"].items()},
+        experiments=_experiments(config["experiments"]),
+        theme=build(Theme, config.get("theme", {}), entry="theme"),
+    )
+    for experiment in study.experiments.values():
+        _check_experiment(study, experiment)
+    return study
+
+
+def load(config: Mapping[str, Any], files: Sequence[Path]) -> Study:
+    """Parse the study that Snakemake has read.
+
+    Parameters
+    ----------
+    config : mapping
+        The merged configuration.
+    files : sequence of Path
+        The files that it came from, read again to find names that stand there twice.
+    """
+    for path in files:
+        read(path)
+    return parse(config)
+
+
+def _split(entry: Mapping[str, Any], *own: str) -> dict[str, Any]:
+    return {key: value for key, value in entry.items() if key not in own}
+
+
+def _dataset(name: str, entry: Mapping[str, Any]) -> DatasetEntry:
+    where = f"datasets.{name}"
+    source = sources.load(entry["source"])
+    settings = build(source.Parameters, _split(entry, "source", "shards"), entry=where)
+    return DatasetEntry(
+        name=name, source=entry["source"], parameters=settings, shards=entry.get("shards", 1)
+    )
+
+
+def _models(entries: Mapping[str, Mapping[str, Any]]) -> dict[str, ModelEntry]:
+    found: dict[str, ModelEntry] = {}
+    for name, entry in entries.items():
+        if "path" in entry:
+            found[name] = ModelEntry(
+                name=name,
+                path=entry["path"],
+                family=entry.get("family", "unet"),
+                resolution=entry["resolution"],
+                shared_with=name,
+            )
+    for name, entry in entries.items():
+        if "untrained" in entry:
+            original = found.get(entry["untrained"])
+            if original is None:
+                raise UserError(
+                    f"models.{name}: there is no model {entry['untrained']} with a `path` of which "
+                    f"it could be the untrained twin: use {' or '.join(found)}."
+                )
+            found[name] = ModelEntry(
+                name=name,
+                path=original.path,
+                family=original.family,
+                resolution=original.resolution,
+                untrained=entry.get("seed", 0),
+                shared_with=original.name,
+            )
+    return found
+
+
+def _task(name: str, entry: Mapping[str, Any]) -> TaskEntry:
+    where = f"tasks.{name}"
+    task = tasks.load(entry["kind"])
+    settings = build(task.Parameters, _split(entry, "kind"), entry=where)
+    return TaskEntry(name=name, kind=entry["kind"], parameters=settings)
+
+
+def _experiments(entries: Sequence[Mapping[str, Any]]) -> dict[str, Experiment]:
+    found: dict[str, Experiment] = {}
+    for entry in entries:
+        name = entry["name"]
+        if name in found:
+            raise UserError(f"Two experiments have the name {name}: rename one.")
+        drawn: dict[str, FigureEntry] = {}
+        for figure in entry.get("figures", ()):
+            if figure["name"] in drawn:
+                raise UserError(
+                    f"experiments.{name}: two figures have the name {figure['name']}: rename one."
+                )
+            where = f"experiments.{name}.figures.{figure['name']}"
+            kind = figures.load(figure["kind"])
+            options = build(kind.Options, _split(figure, "name", "kind"), entry=where)
+            drawn[figure["name"]] = FigureEntry(
+                name=figure["name"], kind=figure["kind"], options=options
+            )
+        values = {key: tuple(v) if isinstance(v, list) else v for key, v in entry.items()}
+        defaults = {"title": name, "question": ""}
+        found[name] = Experiment(**(defaults | values | {"figures": tuple(drawn.values())}))
+    return found
+
+
+def _check_experiment(study: Study, experiment: Experiment) -> None:
+    where = f"experiments.{experiment.name}"
+    for kind, names in (
+        ("tasks", (experiment.task,)),
+        ("datasets", experiment.datasets),
+        ("views", experiment.views),
+        ("models", experiment.models),
+        ("prompts", experiment.prompts),
+        ("protocols", experiment.protocols),
+    ):
+        known = cast(Mapping[str, Any], getattr(study, kind))
+        for name in names:
+            if name not in known:
+                raise UserError(
+                    f"{where}: {name} is not in {kind}: use {' or '.join(known)}, or add it there."
+                )
+    task = study.tasks[experiment.task]
+    for name in experiment.datasets:
+        provides = study.datasets[name].provides
+        missing = tasks.load(task.kind).NEEDS - provides
+        if missing:
+            raise UserError(
+                f"{where}: dataset {name} has no {' and no '.join(sorted(missing))}, which "
+                f"{task.kind} needs: use a dataset with them."
+            )
+        for prompt in experiment.prompts:
+            for used in sorted(template_fields(study.prompts[prompt])):
+                if used not in ("label", "caption"):
+                    raise UserError(
+                        f"prompts.{prompt}: {{{used}}} is not known: use {{label}} or {{caption}}."
+                    )
+                if f"{used}s" not in provides:
+                    raise UserError(
+                        f"{where}: prompt {prompt} needs the {used} of each image, which dataset "
+                        f"{name} does not have: use another prompt."
+                    )
+    for name in experiment.models:
+        model = study.models[name]
+        for timestep in experiment.timesteps:
+            if not 0 <= timestep < model.timesteps:
+                raise UserError(
+                    f"{where}: timestep {timestep} is outside 0 to {model.timesteps - 1}, the "
+                    f"timesteps of {name}."
+                )
+        study.hooksets_of(experiment, name)
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML in which a key may stand only once in a mapping."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)  # type: ignore[no-untyped-call]
+            if key in seen:
+                raise UserError(
+                    f"{node.start_mark.name} line {key_node.start_mark.line + 1}: two entries have "
+                    f"the name {key}: rename one."
+                )
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+def read(path: Path) -> dict[str, Any]:
+    """Read a study file.
+
+    Raises
+    ------
+    UserError
+        If it is not YAML, or two entries have one name (YAML itself would drop the first).
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+        loader = _Loader(text)
+        loader.name = str(path)
+        value = loader.get_single_data()
+    except (OSError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{path} cannot be read: {reason}.") from error
+    if not isinstance(value, dict):
+        raise UserError(f"{path} is not a study: it should be a mapping of keys to values.")
+    return value

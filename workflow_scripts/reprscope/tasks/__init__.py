@@ -1,0 +1,66 @@
+"""The measurements that can be made on representations, one module each.
+
+A task is a module of this package with the members of :class:`Task`; its name is the ``kind``
+that a study writes. It is found by listing the package, so that a new task is one new file. Modules
+whose names start with an underscore hold what several tasks share.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from typing import TYPE_CHECKING, Any, Protocol, cast
+
+from reprscope.errors import UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import polars as pl
+
+    from reprscope.data.canonical import Annotations
+    from reprscope.store import Representations
+
+
+class Task(Protocol):
+    """What a task module provides."""
+
+    Parameters: Callable[..., Any]
+    """Frozen dataclass of the task's settings; raises UserError for values it cannot use."""
+    NEEDS: frozenset[str]
+    """Annotations that the dataset must have, for instance ``{"labels"}``."""
+    STORES: frozenset[str]
+    """Forms of a hook set that it can read: ``"tokens"``, ``"mean"``."""
+
+    def measure(
+        self, representations: Representations, annotations: Annotations, parameters: Any, /
+    ) -> pl.DataFrame:
+        """Return every prediction or value at every position, with a column ``position``."""
+
+    def summarise(self, measurements: pl.DataFrame, parameters: Any, /) -> pl.DataFrame:
+        """Aggregate measurements, with intervals, keeping the column ``position``."""
+
+
+def available() -> tuple[str, ...]:
+    """Names of all task kinds, sorted."""
+    names = (module.name for module in pkgutil.iter_modules(__path__))
+    return tuple(sorted(name for name in names if not name.startswith("_")))
+
+
+def load(kind: str) -> Task:
+    """Import a task.
+
+    Parameters
+    ----------
+    kind
+        Name of the task, one of :func:`available`.
+
+    Raises
+    ------
+    UserError
+        If there is no such task.
+    """
+    kinds = available()
+    if kind not in kinds:
+        raise UserError(f"There is no task kind '{kind}'; use one of: {', '.join(kinds)}.")
+    return cast("Task", importlib.import_module(f"{__name__}.{kind}"))

@@ -1,0 +1,134 @@
+"""What the tasks that draw single images share: which images, and their pictures."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import polars as pl
+
+from reprscope.data.canonical import encode_png
+from reprscope.errors import UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import NDArray
+
+    from reprscope.coordinates import Affine
+    from reprscope.data.canonical import Annotations
+    from reprscope.store import Representations
+
+
+def choose(
+    representations: Representations,
+    annotations: Annotations,
+    *,
+    kind: str,
+    images: tuple[str, ...],
+    count: int,
+) -> list[str]:
+    """Return the images to show: those named, or else the first test images by name.
+
+    Parameters
+    ----------
+    representations, annotations
+        Features and dataset.
+    kind
+        Name of the task, for the messages.
+    images
+        Images by name, shown in this order.
+    count
+        Number of test images if none are named.
+
+    Raises
+    ------
+    UserError
+        If a named image has no features, or there are no test images.
+    """
+    known = set(representations.image_ids)
+    for image in images:
+        if image not in known:
+            raise UserError(
+                f"{kind}: image '{image}' has no features; name images of the dataset in `images`."
+            )
+    if images:
+        return list(images)
+    test = annotations.images().filter(pl.col("split") == "test")["image_id"]
+    chosen = sorted(known & set(test))[:count]
+    if not chosen:
+        raise UserError(f"{kind}: the dataset has no test images; name some in `images`.")
+    return chosen
+
+
+def finite_tokens(
+    representations: Representations, position: str, image_id: str, *, kind: str
+) -> NDArray[np.float32]:
+    """Tokens (h, w, channels) of one image.
+
+    Raises
+    ------
+    UserError
+        If one of them is not finite.
+    """
+    tokens = representations.tokens(position, image_id)
+    if not np.isfinite(tokens).all():
+        raise UserError(
+            f"{kind}: the features of image '{image_id}' at {position} are not finite; "
+            "extract them again, with precision float32."
+        )
+    return tokens
+
+
+def encoded_png(representations: Representations, annotations: Annotations, image_id: str) -> bytes:
+    """PNG of the original in the frame of the encoded image, so that tokens lie where they belong.
+
+    The geometry of the view is applied; a view's changes of colour are not.
+    """
+    return encode_png(
+        warp(
+            annotations.image(image_id),
+            representations.transform(image_id),
+            representations.pixels(image_id),
+        )
+    )
+
+
+def warp(image: NDArray[np.uint8], transform: Affine, pixels: tuple[int, int]) -> NDArray[np.uint8]:
+    """Move an image by an axis-aligned map.
+
+    Parameters
+    ----------
+    image
+        (h, w, 3), uint8.
+    transform
+        Map from its pixels to those of the result.
+    pixels
+        Width and height of the result.
+
+    Returns
+    -------
+    (height, width, 3) uint8, bicubic, antialiased; the image's edge is repeated beyond it.
+    """
+    from PIL import Image
+
+    mirrored = image[:: -1 if transform.scale_y < 0 else 1, :: -1 if transform.scale_x < 0 else 1]
+    size = np.array([image.shape[1], image.shape[0]])
+    corners = transform.back(np.array([(0.0, 0.0), pixels]))
+    scales = np.array([transform.scale_x, transform.scale_y])
+    corners = np.where(scales < 0, size - corners, corners)
+    margin = np.ceil(np.maximum(0, [-corners[0], corners[1] - size])).astype(int)
+    padded = np.pad(mirrored, (*margin[:, ::-1].T, (0, 0)), mode="edge")
+    box = np.clip(corners + margin[0], 0, (padded.shape[1], padded.shape[0]))
+    resized = Image.fromarray(padded).resize(
+        pixels, Image.Resampling.BICUBIC, box=tuple(box.ravel().tolist())
+    )
+    return np.asarray(resized)
+
+
+def frame(schema: Mapping[str, Any], **columns: Any) -> pl.DataFrame:
+    """Return the columns as a frame of a schema, null where not given; scalars are repeated."""
+    absent = {name: None for name in schema if name not in columns}
+    return pl.DataFrame(columns | absent).select(
+        pl.col(name).cast(kind) for name, kind in schema.items()
+    )

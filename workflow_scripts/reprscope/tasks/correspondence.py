@@ -1,0 +1,435 @@
+"""Zero-shot semantic correspondence by the most similar token.
+
+Thesis, section "semantic correspondence" and figures 7 to 9; the measure of DIFT (Tang et al. 2023)
+on pairs in the form of SPair-71k. For every keypoint of a source image the target token of the
+highest cosine similarity is found, and the centre of that token, mapped back to the original target
+image, is the prediction. Three estimators that see no features are scored on the same keypoints:
+
+``random``
+    A uniformly random point of the target image. Its score is the exact expectation, so that no
+    single point is stored (the thesis averages 1000 draws).
+``same_position``
+    The source point's pixel coordinates, as in the thesis (figure 9).
+``same_place_in_box``
+    The same relative place in the target's bounding box.
+
+All points are in original pixels: a prediction is mapped back before it is compared, because a view
+that scales the axes differently would turn PCK's disk into an ellipse.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import polars as pl
+
+from reprscope.coordinates import token_centre, token_index
+from reprscope.errors import UserError
+from reprscope.metrics import correct, pck, random_correct, same_place_in_box
+from reprscope.seeds import item_seed
+from reprscope.similarity import nearest, normalise
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from numpy.typing import NDArray
+
+    from reprscope.data.canonical import Annotations
+    from reprscope.store import Representations
+
+NEEDS: Final = frozenset({"pairs"})
+STORES: Final = frozenset({"tokens"})
+
+BASELINES: Final = ("random", "same_position", "same_place_in_box")
+SPLITS: Final = ("validation", "test")
+
+CORNERS: Final = ("x0", "y0", "x1", "y1")
+SIDES: Final = ("source", "target")
+
+_KEPT_BYTES: Final = 1 << 30
+_SUMMARY: Final = {
+    "position": pl.String,
+    "split": pl.String,
+    "estimator": pl.String,
+    "alpha": pl.Float64,
+    "average": pl.String,
+    "points": pl.Int32,
+    "pairs": pl.Int32,
+    "pck": pl.Float64,
+    "low": pl.Float64,
+    "high": pl.Float64,
+}
+_POINT_COLUMNS: Final = ("pair_id", "split", "category", "keypoint", "source_id", "target_id")
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parameters:
+    """Settings of the measure.
+
+    Attributes
+    ----------
+    alphas
+        Fractions of the longer side of the target's bounding box within which a prediction is
+        correct.
+    bootstrap
+        Number of resamples of the pairs for the 95 % intervals.
+    seed
+        Seed of the resamples.
+    """
+
+    alphas: tuple[float, ...] = (0.05, 0.1, 0.15)
+    bootstrap: int = 1000
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        # A study's list becomes a tuple here, so that parameters stay hashable.
+        object.__setattr__(self, "alphas", tuple(self.alphas))
+        usable = all(isinstance(alpha, int | float) and alpha > 0 for alpha in self.alphas)
+        if not self.alphas or not usable or len(set(self.alphas)) != len(self.alphas):
+            raise UserError(
+                f"correspondence: alphas is {list(self.alphas)}; "
+                "list at least one positive number, and each only once."
+            )
+        if not isinstance(self.bootstrap, int) or self.bootstrap < 1:
+            raise UserError(
+                f"correspondence: bootstrap is {self.bootstrap!r}; write a whole number from 1."
+            )
+        if not isinstance(self.seed, int):
+            raise UserError(f"correspondence: seed is {self.seed!r}; write a whole number.")
+
+
+def measure(
+    representations: Representations, annotations: Annotations, parameters: Parameters
+) -> pl.DataFrame:
+    """Predict every keypoint of the validation and test pairs, at every position.
+
+    Keypoints that a view moves out of its picture, for instance by a crop, are left out for all
+    estimators, since no token stands for them.
+
+    Parameters
+    ----------
+    representations
+        Features of the pairs' images.
+    annotations
+        Pairs, and the sizes of the images.
+    parameters
+        Settings of the measure; what is measured does not depend on them.
+
+    Returns
+    -------
+    One row for each keypoint of a pair and estimator, ``cosine`` at each position and the others
+    once, with a null ``position``: ``position``, ``estimator``, ``pair_id``, ``split``,
+    ``category``, ``keypoint``, ``source_id``, ``target_id``; in pixels of the original images
+    ``source_x``, ``source_y``, ``target_x``, ``target_y``, the target's bounding box ``box_x0``,
+    ``box_y0``, ``box_x1``, ``box_y1``, the target's size ``target_width``, ``target_height``, and
+    ``predicted_x``, ``predicted_y`` (null for ``random``); ``similarity`` (cosine, float32, null
+    without features).
+
+    Raises
+    ------
+    UserError
+        If there are no validation or test pairs, an image of a pair has no features, a keypoint
+        lies outside its image, a bounding box is empty, or a feature is not finite.
+    """
+    points = _points(annotations, representations)
+    points, encoded = _encoded(points, representations)
+    frames = []
+    for position in representations.positions:
+        predicted, similarity = _match(representations, position, points, encoded)
+        frames.append(_rows(points, "cosine", position, predicted, similarity))
+        log.info("matched %d keypoints at %s", len(points), position)
+    source = points.select("source_x", "source_y").to_numpy()
+    in_box = same_place_in_box(source, _boxes(points, "source_box"), _boxes(points, "target_box"))
+    predictions = {"random": None, "same_position": source, "same_place_in_box": in_box}
+    frames += [_rows(points, name, None, predictions[name], None) for name in BASELINES]
+    return pl.concat(frames)
+
+
+def summarise(measurements: pl.DataFrame, parameters: Parameters) -> pl.DataFrame:
+    """PCK of every position and estimator, with 95 % bootstrap intervals over pairs.
+
+    Parameters
+    ----------
+    measurements
+        What :func:`measure` returns.
+    parameters
+        Settings of the measure.
+
+    Returns
+    -------
+    ``position``, ``split``, ``estimator``, ``alpha``, ``average`` (``point``, ``pair``,
+    ``category``; see :func:`reprscope.metrics.pck`), ``points``, ``pairs``, ``pck``, ``low``,
+    ``high``. The estimators without features are repeated at every position. All positions and
+    estimators are scored on the same resamples of the pairs.
+    """
+    positions = measurements["position"].drop_nulls().unique(maintain_order=True).to_list()
+    alphas = parameters.alphas
+    scored = _scores(measurements, alphas)
+    rows: list[tuple[object, ...]] = []
+    for split in SPLITS:
+        of_split = scored.filter(pl.col("split") == split)
+        if of_split.is_empty():
+            continue
+        cosine = of_split.filter(pl.col("estimator") == "cosine")
+        series = [cosine.filter(pl.col("position") == position) for position in positions]
+        series += [of_split.filter(pl.col("estimator") == name) for name in BASELINES]
+        # All series score the same keypoints, so that the first one's pairs are everyone's.
+        pairs = series[0]
+        averages = pck(
+            np.concatenate([one.select(map(str, alphas)).to_numpy() for one in series], axis=1),
+            pairs["points"].to_numpy(),
+            pairs["category"].to_numpy(),
+            replicates=parameters.bootstrap,
+            seed=item_seed("correspondence", parameters.seed, split),
+        )
+        for number, position in enumerate(positions):
+            of_estimator = {"cosine": number}
+            of_estimator |= {name: len(positions) + i for i, name in enumerate(BASELINES)}
+            for (estimator, one), (i, alpha), (average, interval) in itertools.product(
+                of_estimator.items(), enumerate(alphas), averages.items()
+            ):
+                column = one * len(alphas) + i
+                scores = (float(bound[column]) for bound in interval)
+                counts = (pairs["points"].sum(), len(pairs))
+                rows.append((position, split, estimator, alpha, average, *counts, *scores))
+    return pl.DataFrame(rows, schema=_SUMMARY, orient="row")
+
+
+def _points(annotations: Annotations, representations: Representations) -> pl.DataFrame:
+    """Return one checked row for each keypoint of a pair, in original pixels, sorted."""
+    pairs = annotations.pairs().filter(pl.col("split").is_in(SPLITS))
+    sizes = annotations.images().select("image_id", "width", "height")
+    for side in SIDES:
+        of_side = sizes.select(pl.all().name.prefix(f"{side}_"))
+        of_side = of_side.rename({f"{side}_image_id": f"{side}_id"})
+        pairs = pairs.join(of_side, on=f"{side}_id", how="left")
+    points = (
+        pairs.with_columns(pl.int_ranges(pl.col("keypoints").list.len()).alias("order"))
+        .explode("keypoints", "source_xy", "target_xy", "order")
+        .drop_nulls("keypoints")
+        .sort("split", "pair_id", "order")
+        .rename({"keypoints": "keypoint"})
+        .select(
+            *_POINT_COLUMNS,
+            *(f"{side}_{length}" for side in SIDES for length in ("width", "height")),
+            *(
+                pl.col(f"{side}_xy").list.get(i).alias(f"{side}_{axis}")
+                for side in SIDES
+                for i, axis in enumerate("xy")
+            ),
+            *(
+                pl.col(f"{side}_box").list.get(i).alias(f"{side}_box_{corner}")
+                for side in SIDES
+                for i, corner in enumerate(CORNERS)
+            ),
+        )
+    )
+    _check(points, set(representations.image_ids))
+    return points
+
+
+def _check(points: pl.DataFrame, images: set[str]) -> None:
+    """Raise a UserError for points that cannot be scored."""
+    if points.is_empty():
+        raise UserError(
+            "correspondence: the dataset has no keypoints in validation or test pairs; "
+            "use a dataset with such pairs, or more of it."
+        )
+    for side in SIDES:
+        lost = points.filter(~pl.col(f"{side}_id").is_in(list(images)))
+        if len(lost):
+            raise UserError(
+                f"correspondence: image '{lost[f'{side}_id'][0]}' of pair '{lost['pair_id'][0]}' "
+                "has no features; extract the images of all pairs."
+            )
+        # A point on the far border belongs to the last pixel: annotations have such points.
+        outside = points.filter(
+            ~pl.col(f"{side}_x").is_between(0, pl.col(f"{side}_width"))
+            | ~pl.col(f"{side}_y").is_between(0, pl.col(f"{side}_height"))
+        )
+        if len(outside):
+            raise UserError(
+                f"correspondence: keypoint '{outside['keypoint'][0]}' of pair "
+                f"'{outside['pair_id'][0]}' lies outside image '{outside[f'{side}_id'][0]}'; "
+                "correct the dataset's pairs."
+            )
+        x0, y0, x1, y1 = (pl.col(f"{side}_box_{corner}") for corner in CORNERS)
+        empty = points.filter((x0 >= x1) | (y0 >= y1))
+        if len(empty):
+            raise UserError(
+                f"correspondence: the {side} box of pair '{empty['pair_id'][0]}' has no area; "
+                "correct the dataset's pairs."
+            )
+
+
+def _encoded(
+    points: pl.DataFrame, representations: Representations
+) -> tuple[pl.DataFrame, NDArray[np.float64]]:
+    """Points that both encoded pictures show, and their source point (points, 2) in encoded px."""
+    shown = np.ones(len(points), dtype=bool)
+    encoded = {}
+    for side in SIDES:
+        xy = points.select(f"{side}_x", f"{side}_y").to_numpy()
+        mapped = np.empty_like(xy)
+        for image, rows in _rows_of(points[f"{side}_id"]).items():
+            mapped[rows] = representations.transform(image).forward(xy[rows])
+            size = np.array(representations.pixels(image))
+            # Room for the rounding of a point that lies on the border.
+            room = 1e-9 * size
+            shown[rows] &= ((mapped[rows] >= -room) & (mapped[rows] <= size + room)).all(axis=1)
+        encoded[side] = mapped
+    if not shown.all():
+        log.info("the view shows %d of %d keypoints", shown.sum(), len(points))
+    if not shown.any():
+        raise UserError(
+            "correspondence: the view moves every keypoint out of the picture; "
+            "use a view that keeps the objects."
+        )
+    return points.filter(shown), encoded["source"][shown]
+
+
+def _match(
+    representations: Representations,
+    position: str,
+    points: pl.DataFrame,
+    encoded: NDArray[np.float64],
+) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
+    """Predicted points (points, 2) in original target pixels, and their cosines (points,).
+
+    Images that pairs connect are handled together: first the sources' tokens are gathered, then
+    each target is searched once for all of its keypoints. Maps stay in memory in between, as far
+    as there is room; beyond it an image that is source and target is read a second time.
+    """
+    sources, targets = _rows_of(points["source_id"]), _rows_of(points["target_id"])
+    pairs = points.select("source_id", "target_id").unique(maintain_order=True)
+    predicted = np.empty((len(points), 2))
+    similarity = np.empty(len(points), dtype=np.float32)
+    for images in _connected(pairs.iter_rows()):
+        kept: dict[str, NDArray[np.float32]] = {}
+        size = 0
+        queries: dict[int, NDArray[np.float32]] = {}
+        for image in images:
+            if image not in sources:
+                continue
+            unit = _unit_tokens(representations, position, image)
+            rows = sources[image]
+            row, col = token_index(encoded[rows], representations.pixels(image), unit.shape[:2])
+            queries |= zip(rows.tolist(), unit[row, col], strict=True)
+            if image in targets and size + unit.nbytes <= _KEPT_BYTES:
+                kept[image] = unit
+                size += unit.nbytes
+        for image in images:
+            if image not in targets:
+                continue
+            if image in kept:
+                unit = kept.pop(image)
+            else:
+                unit = _unit_tokens(representations, position, image)
+            rows = targets[image]
+            index, similarity[rows] = nearest(
+                np.stack([queries[row] for row in rows.tolist()]), unit.reshape(-1, unit.shape[-1])
+            )
+            row, col = np.divmod(index, unit.shape[1])
+            centre = token_centre(row, col, representations.pixels(image), unit.shape[:2])
+            predicted[rows] = representations.transform(image).back(centre)
+    return predicted, similarity
+
+
+def _unit_tokens(
+    representations: Representations, position: str, image_id: str
+) -> NDArray[np.float32]:
+    """Tokens (h, w, channels) of unit length."""
+    tokens = representations.tokens(position, image_id)
+    if not np.isfinite(tokens).all():
+        raise UserError(
+            f"correspondence: the features of image '{image_id}' at {position} are not finite; "
+            "extract them again, with precision float32."
+        )
+    return normalise(tokens)
+
+
+def _connected(pairs: Iterable[tuple[str, str]]) -> list[list[str]]:
+    """Return the groups of images that pairs connect, each sorted."""
+    neighbours = defaultdict(set)
+    for source, target in pairs:
+        neighbours[source].add(target)
+        neighbours[target].add(source)
+    groups, seen = [], set()
+    for start in sorted(neighbours):
+        if start in seen:
+            continue
+        seen.add(start)
+        group, waiting = [], [start]
+        while waiting:
+            image = waiting.pop()
+            group.append(image)
+            new = neighbours[image] - seen
+            seen |= new
+            waiting += new
+        groups.append(sorted(group))
+    return groups
+
+
+def _rows_of(images: pl.Series) -> dict[str, NDArray[np.int64]]:
+    """Rows at which each image occurs."""
+    frame = pl.DataFrame({"image": images}).with_row_index("row")
+    groups = frame.group_by("image", maintain_order=True).agg("row")
+    return {image: np.array(rows, dtype=np.int64) for image, rows in groups.iter_rows()}
+
+
+def _boxes(frame: pl.DataFrame, prefix: str) -> NDArray[np.float64]:
+    return frame.select(f"{prefix}_{corner}" for corner in CORNERS).to_numpy()
+
+
+def _rows(
+    points: pl.DataFrame,
+    estimator: str,
+    position: str | None,
+    predicted: NDArray[np.float64] | None,
+    similarity: NDArray[Any] | None,
+) -> pl.DataFrame:
+    """Measurements of one estimator."""
+    nothing = pl.lit(None, pl.Float64)
+    return points.select(
+        pl.lit(position, pl.String).alias("position"),
+        pl.lit(estimator).alias("estimator"),
+        *_POINT_COLUMNS,
+        *(f"{side}_{axis}" for side in SIDES for axis in "xy"),
+        *(pl.col(f"target_box_{corner}").alias(f"box_{corner}") for corner in CORNERS),
+        *(pl.col(f"target_{name}").cast(pl.Int32) for name in ("width", "height")),
+        *(
+            (nothing if predicted is None else pl.Series(predicted[:, i])).alias(
+                f"predicted_{axis}"
+            )
+            for i, axis in enumerate("xy")
+        ),
+        (pl.lit(None, pl.Float32) if similarity is None else pl.Series(similarity)).alias(
+            "similarity"
+        ),
+    )
+
+
+def _scores(measurements: pl.DataFrame, alphas: tuple[float, ...]) -> pl.DataFrame:
+    """Count the correct keypoints of each pair: a column for each alpha, sorted."""
+    keys = ["estimator", "position", "split", "pair_id", "category"]
+    rows = measurements.sort(keys, maintain_order=True)
+    target = rows.select("target_x", "target_y").to_numpy()
+    predicted = rows.select("predicted_x", "predicted_y").to_numpy()
+    size = rows.select("target_width", "target_height").to_numpy()
+    box = _boxes(rows, "box")
+    random = (rows["estimator"] == "random").to_numpy()
+    pair = rows.select(pl.struct(keys).rle_id()).to_series().to_numpy()
+    columns = [pl.Series("points", np.bincount(pair))]
+    for alpha in alphas:
+        score = correct(predicted, target, box, alpha=alpha).astype(np.float64)
+        score[random] = random_correct(target[random], box[random], size[random], alpha=alpha)
+        # Not a polars sum, whose order, and so its last bit, may depend on the threads.
+        columns.append(pl.Series(str(alpha), np.bincount(pair, weights=score)))
+    return rows.select(keys).unique(maintain_order=True).with_columns(columns)

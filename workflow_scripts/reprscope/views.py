@@ -1,0 +1,180 @@
+"""Image operations and the coordinate maps that go with them.
+
+A *view* is a chain of operations on the original image, followed by the fit to the resolution at
+which the image is encoded. Every geometric operation returns the exact map of pixel coordinates
+that it performed, so that keypoints follow the image in float, without rounding.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from reprscope.coordinates import Affine
+from reprscope.errors import UserError
+
+Image = NDArray[np.uint8]
+Fit = Literal["pad", "squash", "keep"]
+
+
+def hflip(image: Image) -> tuple[Image, Affine]:
+    """Mirror left and right."""
+    return image[:, ::-1], Affine(scale_x=-1.0, offset_x=float(image.shape[1]))
+
+
+def crop(
+    image: Image, *, left: int = 0, top: int = 0, right: int = 0, bottom: int = 0
+) -> tuple[Image, Affine]:
+    """Cut pixels off each side."""
+    height, width = image.shape[:2]
+    if min(left, top, right, bottom) < 0 or left + right >= width or top + bottom >= height:
+        raise UserError(
+            f"crop of ({left}, {top}, {right}, {bottom}) leaves nothing of an image of "
+            f"{width} x {height} pixels: cut off less."
+        )
+    cut = image[top : height - bottom, left : width - right]
+    return cut, Affine(offset_x=-float(left), offset_y=-float(top))
+
+
+def pad(
+    image: Image, *, left: int = 0, top: int = 0, right: int = 0, bottom: int = 0
+) -> tuple[Image, Affine]:
+    """Add pixels on each side by repeating the edge."""
+    wide = np.pad(image, ((top, bottom), (left, right), (0, 0)), mode="edge")
+    return wide, Affine(offset_x=float(left), offset_y=float(top))
+
+
+def shift(image: Image, *, x: int = 0, y: int = 0) -> tuple[Image, Affine]:
+    """Move the content by whole pixels to the right and down, repeating the edge."""
+    height, width = image.shape[:2]
+    rows = np.clip(np.arange(height) - y, 0, height - 1)
+    cols = np.clip(np.arange(width) - x, 0, width - 1)
+    return image[rows][:, cols], Affine(offset_x=float(x), offset_y=float(y))
+
+
+def rescale(image: Image, *, width: int, height: int) -> tuple[Image, Affine]:
+    """Resize to an exact size (bicubic, antialiased)."""
+    from PIL import Image as Pictures
+
+    size = (image.shape[1], image.shape[0])
+    if size == (width, height):
+        return image, Affine()
+    picture = Pictures.fromarray(image).resize((width, height), Pictures.Resampling.BICUBIC)
+    return np.asarray(picture), Affine(scale_x=width / size[0], scale_y=height / size[1])
+
+
+def channel_mix(image: Image, *, amount: float) -> tuple[Image, Affine]:
+    """Blend from RGB (``amount`` 0) to BGR (``amount`` 1)."""
+    mixed = (1.0 - amount) * image + amount * image[..., ::-1]
+    return np.round(mixed).astype(np.uint8), Affine()
+
+
+def blur(image: Image, *, radius: float) -> tuple[Image, Affine]:
+    """Gaussian blur with a standard deviation of ``radius`` pixels."""
+    from PIL import Image as Pictures
+    from PIL import ImageFilter
+
+    blurred = Pictures.fromarray(image).filter(ImageFilter.GaussianBlur(radius))
+    return np.asarray(blurred), Affine()
+
+
+OPERATIONS: dict[str, Callable[..., tuple[Image, Affine]]] = {
+    function.__name__: function
+    for function in (hflip, crop, pad, shift, rescale, channel_mix, blur)
+}
+
+
+def square(image: Image) -> tuple[Image, Affine]:
+    """Pad to a square by repeating the edge pixels, content in the middle."""
+    height, width = image.shape[:2]
+    side = max(height, width)
+    left, top = (side - width) // 2, (side - height) // 2
+    return pad(image, left=left, top=top, right=side - width - left, bottom=side - height - top)
+
+
+def fit(image: Image, *, resolution: int, how: Fit, multiple: int) -> tuple[Image, Affine]:
+    """Bring an image to the resolution at which it is encoded.
+
+    Parameters
+    ----------
+    image : array, (height, width, 3)
+    resolution : int
+        Length in pixels of the longer side.
+    how : {"pad", "squash", "keep"}
+        ``pad`` repeats the edge pixels to a square and resizes it (the thesis' way for SPair-71k);
+        ``squash`` resizes both sides to ``resolution``; ``keep`` keeps the aspect ratio up to
+        rounding.
+    multiple : int
+        Sides become multiples of this many pixels (the VAE's factor).
+    """
+    if how == "squash":
+        return rescale(image, width=resolution, height=resolution)
+    if how == "pad":
+        padded, moved = square(image)
+        resized, scaled = rescale(padded, width=resolution, height=resolution)
+        return resized, moved.then(scaled)
+    height, width = image.shape[:2]
+    scale = resolution / max(height, width)
+    return rescale(
+        image,
+        width=max(round(width * scale / multiple), 1) * multiple,
+        height=max(round(height * scale / multiple), 1) * multiple,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class View:
+    """A chain of operations, then the fit to the resolution.
+
+    Attributes
+    ----------
+    operations : tuple of {name: arguments}
+        Applied in order to the original image; see :data:`OPERATIONS`.
+    fit : {"pad", "squash", "keep"}
+        See :func:`fit`.
+    """
+
+    operations: tuple[Mapping[str, Any], ...] = ()
+    fit: Fit = "pad"
+
+    def __post_init__(self) -> None:
+        for operation in self.operations:
+            if len(operation) != 1 or next(iter(operation)) not in OPERATIONS:
+                raise UserError(
+                    f"operation {dict(operation)} is not known: write one of "
+                    f"{', '.join(OPERATIONS)} with its arguments, such as `crop: {{left: 8}}`."
+                )
+            ((name, arguments),) = operation.items()
+            try:
+                inspect.signature(OPERATIONS[name]).bind(None, **(arguments or {}))
+            except TypeError as error:
+                raise UserError(f"operation {name}: {error}.") from error
+
+    def apply(self, image: Image, *, resolution: int, multiple: int) -> tuple[Image, Affine]:
+        """Apply the view to an original image.
+
+        Parameters
+        ----------
+        image : array, (height, width, 3), uint8
+        resolution, multiple : int
+            See :func:`fit`.
+
+        Returns
+        -------
+        image : array, (height', width', 3), uint8
+            What the VAE encodes.
+        transform : Affine
+            Map from original to encoded pixels.
+        """
+        moved = Affine()
+        for operation in self.operations:
+            ((name, arguments),) = operation.items()
+            image, step = OPERATIONS[name](image, **(arguments or {}))
+            moved = moved.then(step)
+        image, step = fit(image, resolution=resolution, how=self.fit, multiple=multiple)
+        return np.ascontiguousarray(image), moved.then(step)

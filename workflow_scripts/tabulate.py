@@ -1,0 +1,36 @@
+"""Summarise an experiment's measurements in one tidy table."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import polars as pl
+from reprscope import tasks
+from reprscope.frames import write_frame
+from reprscope.job import job
+from reprscope.parameters import build
+
+if TYPE_CHECKING:
+    from snakemake.iocontainers import snakemake
+
+
+def main(measurements: list[Path], out: Path, spec: str) -> None:
+    """Write the summaries of all measurements, with what they were measured under as columns."""
+    settings = json.loads(spec)
+    task = tasks.load(settings["kind"])
+    parameters = build(task.Parameters, settings["parameters"], entry=settings["kind"])
+    parts = []
+    for path, keys in zip(measurements, settings["measurements"], strict=True):
+        summary = task.summarise(pl.read_parquet(path), parameters)
+        wanted = summary.filter(pl.col("position").is_in(settings["positions"][keys["model"]]))
+        parts.append(wanted.select(*(pl.lit(v).alias(k) for k, v in keys.items()), pl.all()))
+    write_frame(pl.concat(parts), out, spec=spec)
+
+
+if __name__ == "__main__":
+    with job(snakemake.log[0], snakemake.threads):
+        main(
+            measurements=[Path(path) for path in snakemake.input],
+            out=Path(snakemake.output[0]),
+            spec=snakemake.params.spec,
+        )
