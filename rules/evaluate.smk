@@ -46,4 +46,4 @@ rule tabulate:
     message:
         "Tabulate {wildcards.experiment}"
     script:
-        "../workflow_scripts/tabulate.py"
+        "../workflow_scripts/summarise.py"

@@ -1,7 +1,65 @@
 """Write the report: one page with everything that the study found."""
 
 import json
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+from reprscope import benchmarks, tasks
+from reprscope.files import write_text
+from reprscope.job import job
+from reprscope.provenance import versions
+from reprscope.report import FigureEntry, Section, build, runtimes
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
+
+
+def section(entry: dict[str, Any]) -> Section:
+    """Read one experiment's table and figures."""
+    table = pl.read_parquet(entry["table"])
+    found = getattr(tasks.load(entry["kind"]), "findings", lambda _: None)(table)
+    return Section(
+        name=entry["name"],
+        title=entry["title"],
+        question=entry["question"],
+        sentences=[*(found.sentences if found else ()), entry["description"]],
+        figures=[figure(stem) for stem in entry["figures"]],
+        table=found.table if found else None,
+    )
+
+
+def figure(stem: str) -> FigureEntry:
+    """Read one figure."""
+    spec = json.loads(Path(f"{stem}.json").read_text(encoding="utf-8"))
+    svg = Path(f"{stem}.svg").read_text(encoding="utf-8")
+    return FigureEntry(
+        name=Path(stem).name, caption=spec["usermeta"]["caption"], spec=spec, svg=svg
+    )
+
+
+def main(manifests: list[str], folder: Path, out: str, spec: str) -> None:
+    """Write the page."""
+    settings = json.loads(spec)
+    revisions = {
+        f"model {Path(path).parent.name}": f"revision {json.loads(Path(path).read_text())['revision']}"
+        for path in manifests
+    }
+    page = build(
+        title=settings["title"],
+        introduction=settings["introduction"],
+        sections=[section(entry) for entry in settings["sections"]],
+        runtimes=runtimes(benchmarks.read(folder)),
+        provenance={**versions(), **revisions, **settings["provenance"]},
+    )
+    write_text(out, page)
+
+
+if __name__ == "__main__":
+    with job(snakemake.log[0], snakemake.threads):
+        main(
+            manifests=list(snakemake.input.manifests),
+            folder=Path("results/benchmarks"),
+            out=snakemake.output[0],
+            spec=snakemake.params.spec,
+        )

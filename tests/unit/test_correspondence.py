@@ -25,10 +25,14 @@ def image_frame(sizes: dict[str, tuple[int, int]]) -> pl.DataFrame:
     )
 
 
-def squashed(sizes: dict[str, tuple[int, int]], side: int = 64) -> dict[str, Affine]:
+ENCODED = {"left": (64, 64), "middle": (48, 32), "right": (16, 80)}
+"""Their sizes as encoded, by a view that squashes each differently."""
+
+
+def squashed() -> dict[str, Affine]:
     return {
-        name: Affine(scale_x=side / width, scale_y=side / height)
-        for name, (width, height) in sizes.items()
+        name: Affine(scale_x=ENCODED[name][0] / width, scale_y=ENCODED[name][1] / height)
+        for name, (width, height) in WIDE.items()
     }
 
 
@@ -39,7 +43,7 @@ def made_study(*, points: int = 5) -> tuple[FakeRepresentations, FakeAnnotations
         "coarse": {name: rng.normal(size=(3, 4, 6)) for name in WIDE},
         "fine": {name: rng.normal(size=(5, 7, 4)) for name in WIDE},
     }
-    features = FakeRepresentations(grids, dict.fromkeys(WIDE, (64, 64)), squashed(WIDE))
+    features = FakeRepresentations(grids, ENCODED, squashed())
     rows = []
     for number, (source, target) in enumerate(
         [("left", "right"), ("right", "left"), ("left", "middle"), ("middle", "right")] * 2

@@ -102,6 +102,15 @@ def test_a_rerun_gives_the_same_bytes_and_a_position_does_not_depend_on_the_othe
     assert seeds[0] != seeds[1]
 
 
+def test_order_of_training_images_is_drawn_for_each_position():
+    images = made_images(train=300, test=20)
+    features = made_features(images, separation=0.3)
+    features.grids["mid_block"] = features.grids["conv_in"]
+    found = measure(features, FakeAnnotations(images), Parameters(epochs=2, batch=32))
+    first, second = (found.filter(position=position) for position in features.positions)
+    assert first["probability"].to_list() != second["probability"].to_list()
+
+
 def test_training_equals_adam_written_out():
     """One batch an epoch, so that the order of images does not matter: full-batch Adam in numpy."""
     images = made_images(train=20, test=10, names=("b", "a"))

@@ -401,7 +401,7 @@ def test_training_and_evaluation_images_have_other_names(dataset):
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"images": 0}, {"seed": -1}, {"size": 0}, {"test": 1.2}, {"validation": 0.8}],
+    [{"images": 0}, {"seed": -1}, {"size": 15}, {"test": 1.2}, {"validation": 0.8}],
 )
 def test_wrong_settings_are_refused(wrong):
     with pytest.raises(UserError, match=next(iter(wrong))):

@@ -25,10 +25,10 @@ def job(log: str, threads: int) -> Iterator[None]:
     log : str
         Path of the rule's log file.
     threads : int
-        Cores that the rule was given; libraries that start later keep to them.
+        Cores that the rule was given.
     """
-    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "POLARS_MAX_THREADS"):
-        os.environ[name] = str(threads)
+    # Snakemake sets the numbers of threads of all other libraries.
+    os.environ["POLARS_MAX_THREADS"] = str(threads)
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     terminal = os.fdopen(os.dup(2), "w")
     stream = open(log, "w", buffering=1, encoding="utf-8")  # noqa: SIM115, PTH123 - until the end

@@ -14,11 +14,13 @@ from typing import Any
 
 import polars as pl
 
+from reprscope.figures.frames import KEYS
 from reprscope.figures.labels import block_label, words
 from reprscope.figures.render import EMBED, POLICY, inline_json, javascript, with_ids
 
-RUNTIMES = ("rule", "jobs", "total_s", "max_s", "max_rss_mb")
 _COUNTS = frozenset({"images", "pairs", "points", "jobs"})
+# What all rows of a table share is said once, above it.
+_CONDITIONS = (*KEYS, "split", "estimator", "alpha", "average")
 _CODE = re.compile(r"`([^`]+)`")
 
 
@@ -65,11 +67,12 @@ def runtimes(benchmarks: pl.DataFrame) -> pl.DataFrame:
         benchmarks.group_by("rule")
         .agg(
             jobs=pl.len(),
-            total_s=pl.col("s").cast(float).sum(),
+            # The sum over no measured job is unknown, not zero.
+            total_s=pl.when(pl.col("s").count() > 0).then(pl.col("s").cast(float).sum()),
             max_s=pl.col("s").cast(float).max(),
             max_rss_mb=pl.col("max_rss").cast(float).max(),
         )
-        .sort(["total_s", "rule"], descending=[True, False])
+        .sort(["total_s", "rule"], descending=[True, False], nulls_last=True)
     )
 
 
@@ -162,7 +165,9 @@ def _figure(figure: FigureEntry, number: int) -> str:
 
 
 def _table(table: pl.DataFrame, *, label: str) -> str:
-    columns = [c for c in table.columns if not _unprintable(table.schema[c])]
+    same = [c for c in _CONDITIONS if c in table.columns and table[c].n_unique() == 1]
+    shared = ", ".join(f"{words(c)} {_cell(c, table[c][0])}" for c in same)
+    columns = [c for c in table.columns if not _unprintable(table.schema[c]) and c not in same]
     kinds = {c: ' class="number"' if table.schema[c].is_numeric() else "" for c in columns}
     head = "".join(f'<th scope="col"{kinds[c]}>{html.escape(words(c))}</th>' for c in columns)
     rows = "".join(
@@ -171,6 +176,7 @@ def _table(table: pl.DataFrame, *, label: str) -> str:
     )
     return f"""<div class="wide" role="region" tabindex="0" aria-label="{html.escape(label)}">
 <table>
+{f"<caption>All rows: {shared}.</caption>" if shared else ""}
 <thead><tr>{head}</tr></thead>
 <tbody>
 {rows}</tbody>
@@ -192,6 +198,8 @@ def _cell(column: str, value: Any) -> str:
         return "yes" if value else "no"
     if isinstance(value, int):
         return f"{value:,}" if column in _COUNTS else str(value)
+    if isinstance(value, float) and column == "alpha":
+        return f"{value:g}"
     if isinstance(value, float):
         return f"{value:.3f}" if abs(value) < 1000 else f"{value:,.0f}"
     return html.escape(str(value))
@@ -339,6 +347,7 @@ th, td { padding: .38rem .7rem; text-align: left; vertical-align: baseline;
 th { font-weight: 600; color: var(--muted); border-bottom: 1.5px solid var(--ink); }
 .number { text-align: right; }
 th:first-child, td:first-child { padding-left: 0; }
+caption { text-align: left; color: var(--muted); padding-bottom: .5rem; }
 .bar { display: block; height: 3px; margin-top: 3px;
   background: linear-gradient(to left, var(--accent) var(--share), var(--line) 0); }
 details summary { cursor: pointer; color: var(--accent); font-size: .93rem; }

@@ -108,7 +108,7 @@ def tabulate(study: Study, name: str) -> str:
     task = study.tasks[experiment.task]
     return canonical_json(
         {
-            "code": _code("tabulate.py", f"reprscope.tasks.{task.kind}"),
+            "code": _code("summarise.py", f"reprscope.tasks.{task.kind}"),
             "kind": task.kind,
             "parameters": asdict(task.parameters),
             "positions": {
@@ -142,7 +142,7 @@ def report(study: Study) -> str:
     """Spec of the report: the study in words and the order of its sections."""
     return canonical_json(
         {
-            "code": _code("report.py"),
+            "code": _code("report.py", *(f"reprscope.tasks.{t.kind}" for t in study.tasks.values())),
             "title": study.title,
             "introduction": words.introduction(study),
             "sections": [
@@ -160,6 +160,24 @@ def report(study: Study) -> str:
                 }
                 for experiment in study.experiments.values()
             ],
+            "provenance": {
+                "precision": study.precision,
+                **{
+                    f"dataset {name}": f"{study.datasets[name].source} "
+                    + canonical_json(asdict(study.datasets[name].parameters))
+                    for experiment in study.experiments.values()
+                    for name in experiment.datasets
+                },
+                **{
+                    f"task {name}": f"{study.tasks[name].kind} "
+                    + canonical_json(asdict(study.tasks[name].parameters))
+                    for name in (e.task for e in study.experiments.values())
+                },
+                **{
+                    f"hook set {name}": f"{hookset.store} of {', '.join(hookset.positions)}"
+                    for name, hookset in study.hooksets.items()
+                },
+            },
         }
     )
 

@@ -72,7 +72,7 @@ class Parameters:
     seed : int
         Seed of the images and pairs.  Seed 0 is the embedded model's training data.
     size : int
-        Image side in px.
+        Image side in px, at least 16.
     validation, test : float
         Shares of the images in these splits; the rest is for training.
     pairs_validation, pairs_test : int
@@ -88,9 +88,9 @@ class Parameters:
     pairs_test: int = 400
 
     def __post_init__(self) -> None:
-        for name in ("images", "size"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} of the menagerie must be at least 1.")
+        for name, least in (("images", 1), ("size", 16)):
+            if getattr(self, name) < least:
+                raise UserError(f"{name} of the menagerie must be at least {least}.")
         for name in ("seed", "pairs_validation", "pairs_test"):
             if getattr(self, name) < 0:
                 raise UserError(f"{name} of the menagerie must not be negative.")

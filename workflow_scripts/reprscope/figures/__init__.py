@@ -7,7 +7,6 @@ A kind is a module of this package with ``Options`` (a frozen dataclass of its s
 from __future__ import annotations
 
 import pkgutil
-from dataclasses import fields
 from importlib import import_module
 from typing import Any, Protocol, cast
 
@@ -48,20 +47,3 @@ def load(kind: str) -> Figure:
     if kind not in kinds():
         raise UserError(f"There is no figure kind {kind!r}: choose one of {', '.join(kinds())}.")
     return cast(Figure, import_module(f"{__name__}.{kind}"))
-
-
-def options(kind: str, settings: dict[str, Any]) -> Any:
-    """Options of one kind of figure, from the settings of a study's entry.
-
-    Raises
-    ------
-    UserError
-        If a setting is unknown or has a bad value.
-    """
-    known = [field.name for field in fields(load(kind).Options)]
-    for name in settings:
-        if name not in known:
-            raise UserError(
-                f"The figure kind {kind} has no option {name!r}: it has {', '.join(known)}."
-            )
-    return load(kind).Options(**settings)

@@ -13,6 +13,7 @@ from reprscope.figures import frames
 from reprscope.figures.labels import block_label, in_network_order, words
 from reprscope.figures.theme import Theme
 
+
 @dataclass(frozen=True, kw_only=True)
 class Options:
     """What the bars show.
@@ -26,7 +27,8 @@ class Options:
     reference : str
         Column drawn as a dashed rule, one value per panel; none if the table lacks it.
     filter : mapping of column to value or list of values
-        Rows to draw.
+        Rows to draw. Columns it leaves open are filtered to the test split, alpha 0.1 and the
+        mean over points, where the table has them.
     series : str
         Column that gives the colour.
     panel : str
@@ -83,7 +85,7 @@ def _rows(table: pl.DataFrame, options: Options) -> pl.DataFrame:
 
 
 def draw(table: pl.DataFrame, options: Options, theme: Theme) -> alt.TopLevelMixin:
-    """Draw the bars; the best block of every series carries its value.
+    """Draw the bars; the highest bar of every series carries its value.
 
     Raises
     ------
@@ -109,12 +111,8 @@ def draw(table: pl.DataFrame, options: Options, theme: Theme) -> alt.TopLevelMix
         for number, panel in enumerate(panels)
     ]
     charts[0] = charts[0].add_params(pick)
-    title = {"title": alt.Title(options.title)} if options.title else {}
-    return (
-        alt.vconcat(*charts, **title)
-        .resolve_scale(color="shared")
-        .configure(**theme.config())
-    )
+    chart = alt.vconcat(*charts).resolve_scale(color="shared")
+    return frames.finish(chart, theme, title=options.title)
 
 
 def _panel(
@@ -194,16 +192,16 @@ def _panel(
                 opacity=alt.condition("series", alt.value(0.85), alt.value(0.1)),
             )
         )
+    # Two values side by side have room; more are turned to stand over their own bars.
+    place: dict[str, Any] = {"baseline": "bottom", "dy": -3}
+    if len(names) > 2:
+        place = {"angle": 270, "align": "left", "baseline": "middle", "dx": 4}
     layers.append(
         base.transform_filter("datum.best")
         .mark_text(
             fontWeight=600,
             fontSize=theme.font_size - 1,
-            **(
-                {"baseline": "bottom", "dy": -3}
-                if len(names) <= 2
-                else {"angle": 270, "align": "left", "baseline": "middle", "dx": 4}
-            ),
+            **place,
         )
         .encode(
             x=x,
@@ -213,18 +211,17 @@ def _panel(
         )
     )
     layers += _reference(rows, options, theme, number)
-    return alt.layer(
-        *layers,
+    layers[0] = layers[0].properties(name=f"{name}_bars")
+    return alt.LayerChart(
+        layer=layers,
         name=name,
         width=theme.width - 130,
         height=options.height,
-        **({"title": alt.Title(heading, frame="group")} if heading else {}),
+        title=alt.Title(heading, frame="group") if heading else alt.Undefined,
     )
 
 
-def _reference(
-    rows: pl.DataFrame, options: Options, theme: Theme, number: str
-) -> list[alt.Chart]:
+def _reference(rows: pl.DataFrame, options: Options, theme: Theme, number: str) -> list[alt.Chart]:
     """The dashed rule with its value at the right end; nothing if there is no single value."""
     if options.reference not in rows.columns:
         return []
@@ -246,26 +243,23 @@ def _reference(
 
 
 def caption(table: pl.DataFrame, options: Options) -> str:
-    """Say what the bars show, over how many images, and which block is best."""
+    """Say what the bars show, over how many images, and which block is highest."""
     rows = _rows(table, options)
     chosen = frames.select(table, options.filter, [])
     what = options.y_title or words(options.metric)
-    said = [f"{what[:1].upper()}{what[1:]} by block in network order"]
     where = frames.conditions(chosen)
-    split = frames.distinct(chosen, "split") if "split" in chosen.columns else []
-    if len(split) == 1:
-        where = ", ".join(filter(None, [where, f"{split[0]} split"]))
     over = ", ".join(
         filter(None, (frames.count(rows, noun, noun) for noun in ("images", "pairs", "points")))
     )
-    text = said[0] + (f" ({where})" if where else "") + (f", over {over}" if over else "") + "."
+    text = f"{what[:1].upper()}{what[1:]} by block in network order"
+    text += (f" ({where})" if where else "") + (f", over {over}" if over else "") + "."
     if options.low in rows.columns and options.high in rows.columns:
         text += " Error bars are 95 % bootstrap intervals."
     if options.reference in rows.columns:
         text += f" The dashed rule is {words(options.reference)}."
     best = rows.filter("best")
     many = best[options.panel].n_unique() > 1
-    text += " Best block: " + "; ".join(
+    text += " Highest: " + "; ".join(
         f"{row[options.series]}{f' on {row[options.panel]}' if many else ''} {row['block']} "
         f"({_print(row[options.metric], options)})"
         for row in best.sort(options.panel, maintain_order=True).iter_rows(named=True)

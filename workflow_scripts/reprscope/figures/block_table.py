@@ -28,7 +28,8 @@ class Options:
     metric : str
         Column printed and coloured.
     filter : mapping of column to value or list of values
-        Rows to draw.
+        Rows to draw. Columns it leaves open are filtered to the test split, alpha 0.1 and the
+        mean over points, where the table has them.
     columns : str
         Column that gives the columns of the table.
     panel : str
@@ -68,7 +69,7 @@ def _rows(table: pl.DataFrame, options: Options) -> pl.DataFrame:
 
 
 def draw(table: pl.DataFrame, options: Options, theme: Theme) -> alt.TopLevelMixin:
-    """Draw the table; the best block of every column is framed and bold.
+    """Draw the table; the highest value of every column is framed and bold.
 
     Raises
     ------
@@ -122,9 +123,7 @@ def draw(table: pl.DataFrame, options: Options, theme: Theme) -> alt.TopLevelMix
                 alt.Tooltip(f"{options.panel}:N"),
                 alt.Tooltip(f"{options.columns}:N"),
                 alt.Tooltip("block:N"),
-                alt.Tooltip(
-                    f"{options.metric}:Q", format=".2%" if options.percent else ".4~g"
-                ),
+                alt.Tooltip(f"{options.metric}:Q", format=".2%" if options.percent else ".4~g"),
                 *(
                     alt.Tooltip(f"{column}:Q", format=",")
                     for column in ("images", "pairs", "points")
@@ -133,24 +132,22 @@ def draw(table: pl.DataFrame, options: Options, theme: Theme) -> alt.TopLevelMix
             ],
         )
         best = base.transform_filter("datum.best")
-        text = {"fontSize": theme.font_size}
         charts.append(
-            alt.layer(
-                cells,
-                best.mark_rect(fill=None, stroke=theme.ink, strokeWidth=2, aria=False),
-                base.transform_filter("!datum.best")
-                .mark_text(**text)
-                .encode(text="label:N", color=_contrast(theme)),
-                best.mark_text(fontWeight=700, **text).encode(
-                    text="label:N", color=_contrast(theme)
-                ),
+            alt.LayerChart(
+                layer=[
+                    cells,
+                    best.mark_rect(fill=None, stroke=theme.ink, strokeWidth=2, aria=False),
+                    base.transform_filter("!datum.best")
+                    .mark_text()
+                    .encode(text="label:N", color=_contrast(theme)),
+                    best.mark_text(fontWeight=700).encode(text="label:N", color=_contrast(theme)),
+                ],
                 width=columns,
                 height=ROW * len(blocks),
                 title=alt.Title(str(panel), anchor="middle", fontSize=theme.font_size + 1),
             )
         )
-    title = {"title": alt.Title(options.title)} if options.title else {}
-    return alt.hconcat(*charts, spacing=14, **title).configure(**theme.config())
+    return frames.finish(alt.hconcat(*charts, spacing=14), theme, title=options.title)
 
 
 def _contrast(theme: Theme) -> Any:
@@ -173,8 +170,8 @@ def caption(table: pl.DataFrame, options: Options) -> str:
     return (
         f"{what[:1].upper()}{what[1:]}{' in percent' if options.percent else ''} by block "
         f"(network order, top to bottom) and {words(options.columns)}"
-        f"{f' ({where})' if where else ''}{f', over {over}' if over else ''}. The best block of "
-        "every column is framed."
+        f"{f' ({where})' if where else ''}{f', over {over}' if over else ''}. The highest "
+        "value of every column is framed."
     )
 
 

@@ -10,6 +10,7 @@ import altair as alt
 import polars as pl
 
 from reprscope.errors import UserError
+from reprscope.figures.theme import Theme
 
 KEYS = (
     "dataset",
@@ -24,13 +25,28 @@ KEYS = (
 )
 
 
+# What a figure shows of columns that its filter leaves open: test numbers, in the thesis' form.
+USUAL = {"split": "test", "alpha": 0.1, "average": "point"}
+
+
+def usual(table: pl.DataFrame, filters: Mapping[str, Any]) -> dict[str, Any]:
+    """``filters`` with :data:`USUAL` for columns that it leaves open and that have the value."""
+    return {
+        column: value
+        for column, value in USUAL.items()
+        if column not in filters
+        and column in table.columns
+        and table.filter(_equals(table, column, value)).height
+    } | dict(filters)
+
+
 def select(table: pl.DataFrame, filters: Mapping[str, Any], columns: Sequence[str]) -> pl.DataFrame:
     """Rows whose columns have the given values.
 
     Parameters
     ----------
     filters : mapping of column to value or list of values
-        Numbers match within 1e-9.
+        Numbers match within 1e-9. Columns that it leaves open are filtered as :data:`USUAL` says.
     columns : sequence of str
         Further columns the figure needs.
 
@@ -45,7 +61,7 @@ def select(table: pl.DataFrame, filters: Mapping[str, Any], columns: Sequence[st
                 f"The figure needs a column {column!r}, but the table has only "
                 f"{', '.join(table.columns)}: correct the figure's options."
             )
-    for column, wanted in filters.items():
+    for column, wanted in usual(table, filters).items():
         values = wanted if isinstance(wanted, list | tuple) else [wanted]
         kept = table.filter(pl.any_horizontal(_equals(table, column, value) for value in values))
         if kept.is_empty():
@@ -104,15 +120,19 @@ def records(table: pl.DataFrame) -> list[dict[str, Any]]:
 
 
 def conditions(table: pl.DataFrame, *, without: Sequence[str] = ()) -> str:
-    """What all rows have in common: ``menagerie, timestep 50, 128 px, seed 42``."""
+    """What all rows have in common: ``menagerie, test split, timestep 50, 128 px, seed 42``."""
     form = {
         "dataset": "{}",
+        "split": "{} split",
         "timestep": "timestep {}",
         "resolution": "{} px",
         "seed": "seed {}",
         "view": "view {}",
         "protocol": "protocol {}",
+        "alpha": "alpha {}",
+        "average": "mean over {}",
     }
+    plural = {"point": "points", "pair": "pairs", "category": "categories"}
     said = []
     for column, text in form.items():
         if column in without or column not in table.columns or table[column].n_unique() != 1:
@@ -120,7 +140,7 @@ def conditions(table: pl.DataFrame, *, without: Sequence[str] = ()) -> str:
         value = table[column][0]
         if value is None or (column, value) in {("view", "identity"), ("protocol", "standard")}:
             continue
-        said.append(text.format(value))
+        said.append(text.format(plural.get(value, value)))
     return ", ".join(said)
 
 
@@ -136,9 +156,22 @@ def count(table: pl.DataFrame, column: str, noun: str) -> str:
     return f"{many} {noun}" if (low, high) != (1, 1) else f"1 {noun.removesuffix('s')}"
 
 
+def finish(chart: Any, theme: Theme, *, title: str) -> alt.TopLevelMixin:
+    """Give a whole figure its title, if any, and the theme."""
+    if title:
+        chart = chart.properties(title=alt.Title(title))
+    finished: alt.TopLevelMixin = chart.configure(**theme.config())
+    return finished
+
+
 def haloed(chart: alt.Chart, **text: Any) -> list[alt.Chart]:
     """Text with a white rim, legible across lines; ``text`` are properties of the mark."""
-    rim = {"stroke": "white", "strokeWidth": 3, "strokeJoin": "round", "opacity": 0.85}
+    rim: dict[str, Any] = {
+        "stroke": "white",
+        "strokeWidth": 3,
+        "strokeJoin": "round",
+        "opacity": 0.85,
+    }
     return [chart.mark_text(aria=False, **rim, **text), chart.mark_text(**text)]
 
 

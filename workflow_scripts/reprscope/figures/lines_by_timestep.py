@@ -38,7 +38,8 @@ class Options:
     reference : str
         Column drawn as a dashed rule as well; none if the table lacks it.
     filter : mapping of column to value or list of values
-        Rows to draw.
+        Rows to draw. Columns it leaves open are filtered to the test split, alpha 0.1 and the
+        mean over points, where the table has them.
     panel : str
         Column that gives the panels.
     x : str
@@ -123,7 +124,7 @@ def _one_value_each(rules: pl.DataFrame, options: Options) -> pl.DataFrame:
 def draw(table: pl.DataFrame, options: Options, theme: Theme) -> alt.TopLevelMixin:
     """Draw the lines with their bands; a click in the legend singles out a block.
 
-    The best point of every panel carries its value.
+    The highest point of every panel carries its value.
 
     Raises
     ------
@@ -150,27 +151,19 @@ def draw(table: pl.DataFrame, options: Options, theme: Theme) -> alt.TopLevelMix
             colours=theme.block_colours(rows["position"]),
             top=top,
             width=width,
+            name=f"panel_{number}",
             first=number % columns == 0,
             last=last,
         ).properties(
-            name=f"panel_{number}",
             title=alt.Title(
                 str(panel), anchor="middle", frame="group", fontSize=theme.font_size + 1, offset=6
             ),
         )
         charts.append(chart if number else chart.add_params(pick))
-    title = {"title": alt.Title(options.title)} if options.title else {}
     lines = [charts[i : i + columns] for i in range(0, len(charts), columns)]
-    return (
-        alt.vconcat(
-            *(
-                alt.hconcat(*line, spacing=SPACING).resolve_scale(color="shared")
-                for line in lines
-            ),
-            **title,
-        )
-        .resolve_scale(color="shared")
-        .configure(**theme.config())
+    grid = [alt.hconcat(*line, spacing=SPACING).resolve_scale(color="shared") for line in lines]
+    return frames.finish(
+        alt.vconcat(*grid).resolve_scale(color="shared"), theme, title=options.title
     )
 
 
@@ -183,6 +176,7 @@ def _panel(
     colours: dict[str, str],
     top: float,
     width: int,
+    name: str,
     first: bool,
     last: bool,
 ) -> alt.LayerChart:
@@ -267,7 +261,8 @@ def _panel(
             fontWeight=600,
             fontSize=theme.font_size - 1,
         )
-    return alt.layer(*layers, width=width, height=options.height)
+    layers[0] = layers[0].properties(name=f"{name}_first")
+    return alt.LayerChart(layer=layers, name=name, width=width, height=options.height)
 
 
 def _rules(
@@ -342,18 +337,12 @@ def caption(table: pl.DataFrame, options: Options) -> str:
     rows, rules = _rows(table, options)
     chosen = frames.select(table, options.filter, [])
     what = options.y_title or _name(options.metric)
-    where = [frames.conditions(chosen, without=[options.x])]
-    for column in ("split", "alpha", "average"):
-        values = frames.distinct(chosen, column) if column in chosen.columns else []
-        if len(values) == 1:
-            said = {"split": "{} split", "alpha": "alpha {}", "average": "mean over {}s"}[column]
-            where.append(said.format("categorie" if values[0] == "category" else values[0]))
+    where = frames.conditions(chosen, without=[options.x])
     over = ", ".join(
         filter(None, (frames.count(rows, noun, noun) for noun in ("images", "pairs", "points")))
     )
     text = f"{what[:1].upper()}{what[1:]} by block and {words(options.x)}"
-    inside = ", ".join(filter(None, where))
-    text += (f" ({inside})" if inside else "") + (f", over {over}" if over else "") + "."
+    text += (f" ({where})" if where else "") + (f", over {over}" if over else "") + "."
     if options.low in rows.columns and options.high in rows.columns:
         text += " Bands are 95 % bootstrap intervals."
     if len(rules):
@@ -367,7 +356,7 @@ def caption(table: pl.DataFrame, options: Options) -> str:
                 f"{panel} {best['block']} at {words(options.x)} {best[options.x]} "
                 f"({_print(best[options.metric], options)})"
             )
-    return text + (f" Best: {'; '.join(peaks)}." if peaks else "")
+    return text + (f" Highest: {'; '.join(peaks)}." if peaks else "")
 
 
 def _name(column: str) -> str:

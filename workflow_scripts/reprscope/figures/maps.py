@@ -11,7 +11,7 @@ import base64
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import altair as alt
 import numpy as np
@@ -50,8 +50,8 @@ class Text:
     x: float
     y: float
     text: str
-    align: str = "center"
-    baseline: str = "bottom"
+    align: Literal["left", "center", "right"] = "center"
+    baseline: Literal["middle", "bottom"] = "bottom"
     bold: bool = False
     muted: bool = False
 
@@ -150,7 +150,7 @@ def canvas(
     formats: Mapping[str, str],
     extra: Sequence[alt.Chart] = (),
     title: str = "",
-) -> alt.LayerChart:
+) -> alt.TopLevelMixin:
     """One chart with all pictures and texts.
 
     Parameters
@@ -164,17 +164,14 @@ def canvas(
     for number, names in enumerate(dict.fromkeys(tuple(p.values) for p in pictures if p.values)):
         group = [p for p in pictures if tuple(p.values) == names]
         layers.append(_hover(group, formats, name=f"{HOVER}{number}"))
-    return (
-        alt.layer(
-            *layers,
-            width=width,
-            height=height,
-            usermeta={"embedOptions": {"renderer": "canvas"}},
-            **({"title": alt.Title(title)} if title else {}),
-        )
-        .resolve_scale(color="independent")
-        .configure(**theme.config())
-    )
+    chart = alt.LayerChart(
+        layer=layers,
+        width=width,
+        height=height,
+        # Thousands of invisible marks are quick on a canvas and slow as elements of a page.
+        usermeta={"embedOptions": {"renderer": "canvas"}},
+    ).resolve_scale(color="independent")
+    return frames.finish(chart, theme, title=title)
 
 
 def pixel(name: str) -> dict[str, Any]:
@@ -188,7 +185,7 @@ def _images(pictures: Sequence[Picture]) -> alt.Chart:
         for p in pictures
     ]
     names = list(dict.fromkeys(name for p in pictures for name in p.tooltip))
-    return (
+    chart: alt.Chart = (
         alt.Chart(alt.InlineData(values=rows))
         .mark_image(
             align="left",
@@ -204,6 +201,7 @@ def _images(pictures: Sequence[Picture]) -> alt.Chart:
             tooltip=[alt.Tooltip(field=name, type="nominal") for name in names],
         )
     )
+    return chart
 
 
 def _texts(texts: Sequence[Text], theme: Theme) -> list[alt.Chart]:
@@ -255,9 +253,9 @@ def _hover(pictures: Sequence[Picture], formats: Mapping[str, str], *, name: str
         )
     names = list(pictures[0].values)
     labels = list(dict.fromkeys(name for p in pictures for name in p.tooltip))
-    chart = (
+    tokens = (
         alt.Chart(alt.InlineData(values=rows), name=name)
-        .transform_flatten(names)
+        .transform_flatten([*names])
         .transform_window(number="row_number()", groupby=["map"])
         .transform_calculate(
             row="floor((datum.number - 1) / datum.columns)",
@@ -270,7 +268,7 @@ def _hover(pictures: Sequence[Picture], formats: Mapping[str, str], *, name: str
             bottom="datum.y + (datum.row + 1) * datum.h",
         )
     )
-    return chart.mark_rect(fill="transparent", stroke=None, aria=False).encode(
+    chart: alt.Chart = tokens.mark_rect(fill="transparent", stroke=None, aria=False).encode(
         x=alt.X(**pixel("left")),
         x2=alt.X2(field="right"),
         y=alt.Y(**pixel("top")),
@@ -285,3 +283,4 @@ def _hover(pictures: Sequence[Picture], formats: Mapping[str, str], *, name: str
             ),
         ],
     )
+    return chart

@@ -24,7 +24,6 @@ HOVER = "hover_"
 PNG_SCALE = 2
 _VERSION = ".".join(alt.SCHEMA_VERSION.removeprefix("v").split(".")[:2])
 _ID = re.compile(r'\bid="([^"]+)"')
-_VIEW = re.compile(r'"view_(\d+)"')
 
 # Nothing but what the page itself holds may be loaded; Vega compiles its expressions.
 POLICY = (
@@ -55,15 +54,11 @@ def save(chart: alt.TopLevelMixin, stem: Path, caption: str, provenance: str) ->
 
 
 def specification(chart: alt.TopLevelMixin, *, caption: str, provenance: str) -> dict[str, Any]:
-    """Vega-Lite specification of a chart, equal for equal charts.
+    """Vega-Lite specification of a chart, with what it shows and was made from.
 
-    Altair numbers views through the life of a process; here they count from zero.
+    Charts name their views and parameters; Altair would number them through the life of a process.
     """
-    spec: dict[str, Any] = chart.to_dict()  # type: ignore[attr-defined]
-    text = json.dumps(spec, allow_nan=False)
-    numbers: dict[str, int] = {}
-    text = _VIEW.sub(lambda m: f'"view_{numbers.setdefault(m[1], len(numbers))}"', text)
-    spec = json.loads(text)
+    spec: dict[str, Any] = chart.to_dict()
     spec["description"] = caption
     spec["usermeta"] = {
         **spec.get("usermeta", {}),
@@ -91,7 +86,7 @@ def svg(spec: dict[str, Any]) -> str:
     """SVG of a specification, with caption and provenance inside."""
     text: str = vl_convert.vegalite_to_svg(static(spec), vl_version=_VERSION, allowed_base_urls=[])
     about = "".join(
-        f"<{tag}>{html.escape(spec['usermeta'][key], quote=False)}</{tag}>"
+        f"<{tag}>{html.escape(spec['usermeta'][key])}</{tag}>"
         for tag, key in (("desc", "caption"), ("metadata", "provenance"))
         if spec.get("usermeta", {}).get(key)
     )
@@ -105,9 +100,8 @@ def with_ids(text: str, prefix: str) -> str:
     Vega numbers clips and gradients through the life of a process, and two SVGs in one page must
     not share ids.
     """
-    found = dict.fromkeys(_ID.findall(text))
-    for number, old in enumerate(found):
-        found[old] = f"{prefix}-{number}"  # type: ignore[assignment]
+    names = dict.fromkeys(_ID.findall(text))
+    found = {old: f"{prefix}-{number}" for number, old in enumerate(names)}
     text = _ID.sub(lambda m: f'id="{found[m[1]]}"', text)
     text = re.sub(r"url\(#([^)]+)\)", lambda m: f"url(#{found.get(m[1], m[1])})", text)
     return re.sub(r'href="#([^"]+)"', lambda m: f'href="#{found.get(m[1], m[1])}"', text)
@@ -134,7 +128,7 @@ def _chunk(kind: bytes, data: bytes) -> bytes:
 @cache
 def javascript() -> str:
     """Vega, Vega-Lite and Vega-Embed in one script, for inlining in a page."""
-    bundle: str = vl_convert.javascript_bundle(vl_version=_VERSION)
+    bundle: str = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", vl_version=_VERSION)
     return bundle.replace("</script", "<\\/script")
 
 

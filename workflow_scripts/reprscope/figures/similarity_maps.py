@@ -116,7 +116,7 @@ def draw(table: pl.DataFrame, options: Options, theme: Theme) -> alt.TopLevelMix
             picture = of_image.filter(pl.col("kind") == "image").row(0, named=True)
             url, ratio = photo_url(picture["png"], side)
             height = side * ratio
-            label = {"model": str(model), "image": str(image_id)}
+            label = {"model": str(model), "image_id": str(image_id)}
             texts.append(
                 Text(
                     x=LABEL_WIDTH - 8,
@@ -192,7 +192,7 @@ def _legend(low: float, high: float, options: Options, theme: Theme) -> alt.Char
     """Two invisible points that carry the colour legend."""
     colours = theme.sequence()
     stops = np.linspace(low, high, len(colours)).round(6).tolist()
-    return (
+    chart: alt.Chart = (
         alt.Chart(alt.InlineData(values=[{"end": low}, {"end": high}]))
         .mark_point(size=0, opacity=0, aria=False)
         .encode(
@@ -215,6 +215,7 @@ def _legend(low: float, high: float, options: Options, theme: Theme) -> alt.Char
             ),
         )
     )
+    return chart
 
 
 def caption(table: pl.DataFrame, options: Options) -> str:

@@ -111,9 +111,9 @@ class Theme:
         for key, low, high in (("width", 320, 2400), ("font_size", 6, 24)):
             value = getattr(self, key)
             if not isinstance(value, int) or not low <= value <= high:
-                raise UserError(f"theme.{key} is {value!r}: give a whole number {low} to {high}.")
+                raise UserError(f"{key} is {value!r}: give a whole number {low} to {high}.")
         if not isinstance(self.font, str) or not self.font.strip() or set(self.font) & set("<>{};"):
-            raise UserError(f"theme.font is {self.font!r}: give a CSS font list such as Arial.")
+            raise UserError(f"font is {self.font!r}: give a CSS font list such as Arial.")
 
     def block_colours(self, positions: Iterable[str]) -> dict[str, str]:
         """Colour of every position, in network order.
@@ -135,7 +135,8 @@ class Theme:
     def cluster_colours(self, clusters: NDArray[np.integer[Any]]) -> NDArray[np.uint8]:
         """RGB of cluster numbers, (..., 3) in [0, 255]."""
         palette = np.array([_rgb(colour) for colour in self.clusters])
-        return palette[clusters % len(palette)].round().astype(np.uint8)
+        rgb: NDArray[np.uint8] = palette[clusters % len(palette)].round().astype(np.uint8)
+        return rgb
 
     def sequence(self) -> list[str]:
         """Stops of the sequential scheme, from low to high."""
@@ -228,7 +229,7 @@ def _scheme(key: str, value: str | Sequence[str]) -> Sequence[str]:
         return _colours(key, value, at_least=2)
     if value not in SCHEMES:
         raise UserError(
-            f"theme.{key} is {value!r}: give a list of colours or one of {', '.join(SCHEMES)}."
+            f"{key} is {value!r}: give a list of colours or one of {', '.join(SCHEMES)}."
         )
     return SCHEMES[value]
 
@@ -237,5 +238,5 @@ def _colours(key: str, colours: Sequence[str], *, at_least: int) -> Sequence[str
     bad = [c for c in colours if not (isinstance(c, str) and _HEX.fullmatch(c))]
     if bad or len(colours) < at_least:
         wrong = f"has {bad[0]!r}" if bad else "has too few colours"
-        raise UserError(f"theme.{key} {wrong}: give colours such as '#1f5fa8'.")
+        raise UserError(f"{key} {wrong}: give colours such as '#1f5fa8'.")
     return colours

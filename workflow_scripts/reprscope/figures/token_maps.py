@@ -1,4 +1,4 @@
-"""k-means clusters, norms and principal components of the tokens of one image (figure 6's shape)."""
+"""k-means clusters, norms and principal components of an image's tokens (figure 6's shape)."""
 
 from __future__ import annotations
 
@@ -166,7 +166,7 @@ def _side_label(text: str, x: float, y: float) -> Text:
 def _photo(group: pl.DataFrame, x: float, y: float, side: float) -> Picture:
     row = group.filter(pl.col("kind") == "image").row(0, named=True)
     url, ratio = photo_url(row["png"], side)
-    label = {"model": str(row["model"]), "image": str(row["image_id"])}
+    label = {"model": str(row["model"]), "image_id": str(row["image_id"])}
     return Picture(x=x, y=y, width=side, height=side * ratio, url=url, tooltip=label)
 
 
@@ -203,7 +203,7 @@ def _panel(
         url=png_url(rgb, side),
         tooltip={
             "model": str(first["model"]),
-            "image": str(first["image_id"]),
+            "image_id": str(first["image_id"]),
             "block": block_label(position),
         },
         values={

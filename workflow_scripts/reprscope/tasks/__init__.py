@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from reprscope.store import Representations
 
 
+PICTURE = "image"
+"""Stands in the column ``position`` of a row that holds an image's own picture."""
+
+
 class Task(Protocol):
     """What a task module provides."""
 

@@ -30,6 +30,7 @@ import polars as pl
 
 from reprscope.coordinates import token_centre, token_index
 from reprscope.errors import UserError
+from reprscope.findings import Findings, chosen_on_validation, interval, where
 from reprscope.metrics import correct, pck, random_correct, same_place_in_box
 from reprscope.seeds import item_seed
 from reprscope.similarity import nearest, normalise
@@ -94,15 +95,13 @@ class Parameters:
         usable = all(isinstance(alpha, int | float) and alpha > 0 for alpha in self.alphas)
         if not self.alphas or not usable or len(set(self.alphas)) != len(self.alphas):
             raise UserError(
-                f"correspondence: alphas is {list(self.alphas)}; "
+                f"alphas is {list(self.alphas)}; "
                 "list at least one positive number, and each only once."
             )
         if not isinstance(self.bootstrap, int) or self.bootstrap < 1:
-            raise UserError(
-                f"correspondence: bootstrap is {self.bootstrap!r}; write a whole number from 1."
-            )
+            raise UserError(f"bootstrap is {self.bootstrap!r}; write a whole number from 1.")
         if not isinstance(self.seed, int):
-            raise UserError(f"correspondence: seed is {self.seed!r}; write a whole number.")
+            raise UserError(f"seed is {self.seed!r}; write a whole number.")
 
 
 def measure(
@@ -192,11 +191,11 @@ def summarise(measurements: pl.DataFrame, parameters: Parameters) -> pl.DataFram
         for number, position in enumerate(positions):
             of_estimator = {"cosine": number}
             of_estimator |= {name: len(positions) + i for i, name in enumerate(BASELINES)}
-            for (estimator, one), (i, alpha), (average, interval) in itertools.product(
+            for (estimator, one), (i, alpha), (average, bounds) in itertools.product(
                 of_estimator.items(), enumerate(alphas), averages.items()
             ):
                 column = one * len(alphas) + i
-                scores = (float(bound[column]) for bound in interval)
+                scores = (float(bound[column]) for bound in bounds)
                 counts = (pairs["points"].sum(), len(pairs))
                 rows.append((position, split, estimator, alpha, average, *counts, *scores))
     return pl.DataFrame(rows, schema=_SUMMARY, orient="row")
@@ -433,3 +432,24 @@ def _scores(measurements: pl.DataFrame, alphas: tuple[float, ...]) -> pl.DataFra
         # Not a polars sum, whose order, and so its last bit, may depend on the threads.
         columns.append(pl.Series(str(alpha), np.bincount(pair, weights=score)))
     return rows.select(keys).unique(maintain_order=True).with_columns(columns)
+
+
+def findings(table: pl.DataFrame) -> Findings:
+    """Best block of each model, chosen on the validation pairs, beside the estimators."""
+    alphas = table["alpha"].unique().sort()
+    alpha = alphas[int((alphas - 0.1).abs().arg_min() or 0)]
+    scored = table.filter((pl.col("average") == "point") & (pl.col("alpha") == alpha))
+    best = chosen_on_validation(scored.filter(pl.col("estimator") == "cosine"), "pck")
+    sentences = [
+        f"{row['model']} finds {interval(row['pck'], row['low'], row['high'])} of {row['points']} "
+        f"test keypoints of {row['dataset']} within {alpha:g} of the target box in "
+        f"{where(row['position'], row['timestep'])}."
+        for row in best.iter_rows(named=True)
+    ]
+    others = scored.filter((pl.col("estimator") != "cosine") & (pl.col("split") == "test"))
+    reached = others.unique(["dataset", "estimator"], keep="first", maintain_order=True)
+    for row in reached.iter_rows(named=True):
+        name = row["estimator"].replace("_", " ")
+        share = interval(row["pck"], row["low"], row["high"])
+        sentences.append(f"Without looking, the {name} estimator reaches {share} of them.")
+    return Findings(sentences, best)

@@ -21,6 +21,7 @@ import numpy as np
 import polars as pl
 
 from reprscope.errors import UserError
+from reprscope.findings import Findings, chosen_on_validation, interval, where
 from reprscope.metrics import accuracy
 from reprscope.seeds import item_seed
 
@@ -72,20 +73,17 @@ class Parameters:
         object.__setattr__(self, "seeds", tuple(self.seeds))
         if not isinstance(self.learning_rate, int | float) or self.learning_rate <= 0:
             raise UserError(
-                f"linear_probe: learning_rate is {self.learning_rate!r}; "
-                "write a positive number such as 0.001."
+                f"learning_rate is {self.learning_rate!r}; write a positive number such as 0.001."
             )
         for name in ("batch", "epochs", "bootstrap"):
             value = getattr(self, name)
             if not isinstance(value, int) or value < 1:
-                raise UserError(f"linear_probe: {name} is {value!r}; write a whole number from 1.")
+                raise UserError(f"{name} is {value!r}; write a whole number from 1.")
         if not self.seeds or len(set(self.seeds)) != len(self.seeds):
-            raise UserError(
-                f"linear_probe: seeds is {list(self.seeds)}; list at least one, and each only once."
-            )
+            raise UserError(f"seeds is {list(self.seeds)}; list at least one, and each only once.")
         if self.initialisation not in INITIALISATIONS:
             raise UserError(
-                f"linear_probe: initialisation is {self.initialisation!r}; "
+                f"initialisation is {self.initialisation!r}; "
                 f"use one of: {', '.join(INITIALISATIONS)}."
             )
 
@@ -189,7 +187,7 @@ def summarise(measurements: pl.DataFrame, parameters: Parameters) -> pl.DataFram
         rows = scores.filter(pl.col("split") == split)
         if rows.is_empty():
             continue
-        interval = accuracy(
+        bounds = accuracy(
             rows.select(positions).to_numpy(),
             replicates=parameters.bootstrap,
             seed=item_seed("linear_probe", split),
@@ -201,9 +199,9 @@ def summarise(measurements: pl.DataFrame, parameters: Parameters) -> pl.DataFram
                     "split": split,
                     "classes": pl.Series([classes] * len(positions), dtype=pl.Int32),
                     "images": pl.Series([len(rows)] * len(positions), dtype=pl.Int32),
-                    "accuracy": interval.value,
-                    "low": interval.low,
-                    "high": interval.high,
+                    "accuracy": bounds.value,
+                    "low": bounds.low,
+                    "high": bounds.high,
                     "chance": 1 / classes,
                 }
             )
@@ -302,3 +300,18 @@ def _predict(
         torch.set_num_threads(threads)
     result: NDArray[np.float32] = probability.numpy()
     return result
+
+
+def findings(table: pl.DataFrame) -> Findings:
+    """Best block of each model, chosen on the validation images, with its test accuracy."""
+    best = chosen_on_validation(table, "accuracy")
+    return Findings(
+        [
+            f"{row['model']} tells {row['classes']} classes apart best in "
+            f"{where(row['position'], row['timestep'])}: "
+            f"{interval(row['accuracy'], row['low'], row['high'])} of {row['images']} test images "
+            f"of {row['dataset']} (chance {100 * row['chance']:.1f} %)."
+            for row in best.iter_rows(named=True)
+        ],
+        best,
+    )

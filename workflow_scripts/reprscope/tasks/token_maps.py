@@ -13,6 +13,7 @@ import numpy as np
 import polars as pl
 
 from reprscope.errors import UserError
+from reprscope.tasks import PICTURE
 from reprscope.tasks._pictures import choose, encoded_png, finite_tokens, frame
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 NEEDS: Final[frozenset[str]] = frozenset()
 STORES: Final = frozenset({"tokens"})
 
-RESTARTS: Final = 10
+RESTARTS: Final = 4
 """Starts of k-means, of which the one with the smallest inertia is kept."""
 
 _SCHEMA: Final = {
@@ -71,11 +72,9 @@ class Parameters:
         for name in ("count", "clusters"):
             value = getattr(self, name)
             if not isinstance(value, int) or value < 1:
-                raise UserError(f"token_maps: {name} is {value!r}; write a whole number from 1.")
+                raise UserError(f"{name} is {value!r}; write a whole number from 1.")
         if not isinstance(self.seed, int) or not 0 <= self.seed < 2**32:
-            raise UserError(
-                f"token_maps: seed is {self.seed!r}; write a whole number from 0 to 2**32 - 1."
-            )
+            raise UserError(f"seed is {self.seed!r}; write a whole number from 0 to 2**32 - 1.")
 
 
 def measure(
@@ -114,7 +113,7 @@ def measure(
     frames = []
     for image in images:
         png = encoded_png(representations, annotations, image)
-        frames.append(frame(_SCHEMA, image_id=[image], position="image", kind="image", png=png))
+        frames.append(frame(_SCHEMA, image_id=[image], position=PICTURE, kind="image", png=png))
         for position in representations.positions:
             tokens = finite_tokens(representations, position, image, kind="token_maps")
             rows, cols = np.indices(tokens.shape[:2]).reshape(2, -1)

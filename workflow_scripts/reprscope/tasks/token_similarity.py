@@ -16,6 +16,7 @@ import polars as pl
 from reprscope.coordinates import token_index
 from reprscope.errors import UserError
 from reprscope.similarity import cosine
+from reprscope.tasks import PICTURE
 from reprscope.tasks._pictures import choose, encoded_png, finite_tokens, frame
 
 if TYPE_CHECKING:
@@ -66,14 +67,12 @@ class Parameters:
         # A study's list becomes a tuple here, so that it cannot be changed.
         object.__setattr__(self, "images", tuple(self.images))
         if not isinstance(self.count, int) or self.count < 1:
-            raise UserError(
-                f"token_similarity: count is {self.count!r}; write a whole number from 1."
-            )
+            raise UserError(f"count is {self.count!r}; write a whole number from 1.")
         for place in (self.reference, *self.references.values()):
             numbers = all(isinstance(value, int | float) for value in place)
             if len(place) != 2 or not numbers or not all(0 <= value <= 1 for value in place):
                 raise UserError(
-                    f"token_similarity: the reference {list(place)} is not in the image; write x "
+                    f"the reference {list(place)} is not in the image; write x "
                     "and y from 0 to 1, such as [0.5, 0.5]."
                 )
 
@@ -125,7 +124,7 @@ def measure(
             frame(
                 _SCHEMA,
                 image_id=[image],
-                position="image",
+                position=PICTURE,
                 kind="image",
                 reference_x=x,
                 reference_y=y,

@@ -22,7 +22,8 @@ def main(measurements: list[Path], out: Path, spec: str) -> None:
     parts = []
     for path, keys in zip(measurements, settings["measurements"], strict=True):
         summary = task.summarise(pl.read_parquet(path), parameters)
-        wanted = summary.filter(pl.col("position").is_in(settings["positions"][keys["model"]]))
+        positions = [*settings["positions"][keys["model"]], tasks.PICTURE]
+        wanted = summary.filter(pl.col("position").is_in(positions))
         parts.append(wanted.select(*(pl.lit(v).alias(k) for k, v in keys.items()), pl.all()))
     write_frame(pl.concat(parts), out, spec=spec)
 

@@ -1,0 +1,66 @@
+"""What a table says in a sentence, and the rows that it rests on.
+
+The best block is chosen on the validation split and reported on the test split: chosen on the
+test split it would be too good by luck.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import polars as pl
+
+from reprscope.figures.labels import block_label
+
+CONDITION = ("dataset", "view", "resolution", "prompt", "seed", "protocol")
+
+
+@dataclass(frozen=True)
+class Findings:
+    """Sentences for the report, and the rows behind them."""
+
+    sentences: Sequence[str]
+    table: pl.DataFrame
+
+
+def chosen_on_validation(table: pl.DataFrame, metric: str) -> pl.DataFrame:
+    """Test rows of the position and timestep that is best on the validation split.
+
+    Parameters
+    ----------
+    table : frame
+        With ``split``, ``model``, ``position``, ``timestep``, the columns of a condition and
+        ``metric``; one row per combination.
+    metric : str
+        Larger is better.
+
+    Returns
+    -------
+    frame
+        One row per model, dataset and condition; models in the order of the table.
+    """
+    keys = ["model", *(column for column in CONDITION if column in table.columns)]
+    choice = ["position", "timestep"]
+    best = (
+        table.filter(pl.col("split") == "validation")
+        .sort(metric, descending=True, maintain_order=True)
+        .unique(keys, keep="first", maintain_order=True)
+        .select(*keys, *choice)
+    )
+    order = {name: i for i, name in enumerate(table["model"].unique(maintain_order=True))}
+    return (
+        table.filter(pl.col("split") == "test")
+        .join(best, on=[*keys, *choice], how="semi")
+        .sort(pl.col("model").replace_strict(order, return_dtype=pl.Int64), maintain_order=True)
+    )
+
+
+def where(position: str, timestep: int) -> str:
+    """A place in the network in words, such as ``up[2] at t = 50``."""
+    return f"{block_label(position)} at t = {timestep}"
+
+
+def interval(value: float, low: float, high: float) -> str:
+    """A share with its interval as percentages: ``41.2 % [38.9, 43.6]``."""
+    return f"{100 * value:.1f} % [{100 * low:.1f}, {100 * high:.1f}]"
