@@ -15,7 +15,11 @@ try:
 except UserError as error:
     sys.exit(f"The study is not usable. {error}")
 
-GPU = {"gpu": 1} if study.device == "cuda" or (study.device == "auto" and count_gpus()) else {}
+GPU = (
+    {"gpu": 1}
+    if study.device == "cuda" or (study.device == "auto" and count_gpus())
+    else {}
+)
 
 
 wildcard_constraints:
@@ -46,7 +50,10 @@ def dataset_files(dataset):
     folder = paths.DATASET.format(dataset=dataset)
     provided = study.datasets[dataset].provides
     annotations = {name: file for name, file in FILES.items() if name in provided}
-    return {name: f"{folder}/{file}" for name, file in {"images": "images.parquet", **annotations}.items()}
+    return {
+        name: f"{folder}/{file}"
+        for name, file in {"images": "images.parquet", **annotations}.items()
+    }
 
 
 def prompt_inputs(wildcards):
@@ -75,7 +82,9 @@ def evaluate_inputs(wildcards):
     """All shards of the representations, and the dataset."""
     shards = study.datasets[wildcards.dataset].shard_names
     return {
-        "representations": [paths.REPRESENTATIONS.format(**{**wildcards, "shard": s}) for s in shards],
+        "representations": [
+            paths.REPRESENTATIONS.format(**{**wildcards, "shard": s}) for s in shards
+        ],
         "images": paths.IMAGES.format(dataset=wildcards.dataset),
     }
 
@@ -83,15 +92,24 @@ def evaluate_inputs(wildcards):
 def tabulate_inputs(wildcards):
     """All measurements of an experiment."""
     experiment = study.experiments[wildcards.experiment]
-    return [paths.MEASUREMENT.format(**m.wildcards()) for m in study.measurements(experiment)]
+    return [
+        paths.MEASUREMENT.format(**m.wildcards())
+        for m in study.measurements(experiment)
+    ]
 
 
 def report_inputs():
     """Tables, figures and model manifests that the report shows."""
     experiments = study.experiments.values()
-    stems = [paths.FIGURE.format(experiment=e.name, figure=f.name) for e in experiments for f in e.figures]
+    stems = [
+        paths.FIGURE.format(experiment=e.name, figure=f.name)
+        for e in experiments
+        for f in e.figures
+    ]
     return {
         "tables": [paths.TABLE.format(experiment=e.name) for e in experiments],
-        "figures": [f"{stem}.{suffix}" for stem in stems for suffix in paths.FIGURE_FORMATS],
+        "figures": [
+            f"{stem}.{suffix}" for stem in stems for suffix in paths.FIGURE_FORMATS
+        ],
         "manifests": [paths.MANIFEST.format(model=name) for name in study.models_used],
     }

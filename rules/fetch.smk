@@ -32,7 +32,7 @@ rule fetch_model:
         lambda wildcards: study.models[wildcards.model].files,
     output:
         manifest=paths.MANIFEST,
-        snapshot=directory(paths.MODEL + "/snapshot"),
+        snapshot=directory(paths.SNAPSHOT),
     log:
         "results/logs/fetch_model/{model}.log",
     benchmark:

@@ -18,7 +18,9 @@ rule figure:
         disk_mb=100,
         runtime=10,
     params:
-        spec=lambda wildcards: specs.figure(study, wildcards.experiment, wildcards.figure),
+        spec=lambda wildcards: specs.figure(
+            study, wildcards.experiment, wildcards.figure
+        ),
     message:
         "Draw figure {wildcards.figure} of {wildcards.experiment}"
     script:

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+from project import Project, make
 
 ROOT = Path(__file__).parents[1]
 NANO = ROOT / "resources" / "models" / "nano-sd"
@@ -57,3 +58,23 @@ def image_frame(sizes: list[tuple[int, int]], **columns) -> pl.DataFrame:
         "split": ["test"] * count,
     }
     return pl.DataFrame(values | columns, schema=IMAGES_SCHEMA)
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory) -> Project:
+    """The small study, run once."""
+    project = make(tmp_path_factory.mktemp("workflow") / "finished")
+    project.run()
+    return project
+
+
+@pytest.fixture
+def project(finished, tmp_path) -> Project:
+    """A finished run to change."""
+    return finished.copy(tmp_path / "project")
+
+
+@pytest.fixture
+def fresh(tmp_path) -> Project:
+    """A project with nothing computed."""
+    return make(tmp_path / "fresh")

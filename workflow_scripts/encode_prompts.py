@@ -22,7 +22,9 @@ def main(manifest: Path, dataset: Path | None, out: Path, spec: str, gpus: int) 
         import torch
         from reprscope.models.text import encode_prompts
 
-        embeddings = encode_prompts(manifest.parent / "snapshot", texts, device=torch.device(device))
+        embeddings = encode_prompts(
+            manifest.parent / "snapshot", texts, device=torch.device(device)
+        )
     prompts.write(out, texts, embeddings, spec=spec)
 
 

@@ -42,8 +42,8 @@ def main(manifests: list[str], folder: Path, out: str, spec: str) -> None:
     """Write the page."""
     settings = json.loads(spec)
     revisions = {
-        f"model {Path(path).parent.name}": f"revision {json.loads(Path(path).read_text())['revision']}"
-        for path in manifests
+        f"model {path.parent.name}": f"revision {json.loads(path.read_text())['revision']}"
+        for path in map(Path, manifests)
     }
     page = build(
         title=settings["title"],

@@ -1,6 +1,7 @@
 """Extraction against running the modules by hand and against diffusers' own classes."""
 
 import json
+from functools import partial
 
 import numpy as np
 import pytest
@@ -29,23 +30,20 @@ def prompt(nano):
 def latents(tmp_path_factory, vae):
     path = tmp_path_factory.mktemp("latents") / "latents.h5"
     with writer(path, spec="{}", provenance={}, dtype=np.float32) as store:
-        encode(
-            image_frame(SIZES), View(fit="keep"), vae, store, resolution=96, batch_size=3
-        )
+        encode(image_frame(SIZES), View(fit="keep"), vae, store, resolution=96, batch_size=3)
     return path
 
 
 def run(path, unet, latents, prompt, *, wanted=BLOCKS, size=4, timestep=50, seed=0, **protocol):
     chosen = Protocol(**protocol)
-    with Representations([latents]) as source, writer(
-        path, spec="{}", provenance={"positions": wanted}, dtype=np.float32
-    ) as store:
-        prompts = {name: prompt for name in source.image_ids}
+    with (
+        Representations([latents]) as source,
+        writer(path, spec="{}", provenance={"positions": wanted}, dtype=np.float32) as store,
+    ):
+        prompts = dict.fromkeys(source.image_ids, prompt)
         extract(
             unet,
-            batches(
-                source, prompts, seed=seed, protocol=chosen, scaling=0.7, shift=0.1, size=size
-            ),
+            batches(source, prompts, seed=seed, protocol=chosen, scaling=0.7, shift=0.1, size=size),
             positions=wanted,
             timestep=timestep,
             protocol=chosen,
@@ -75,19 +73,21 @@ def test_tokens_equal_a_pass_by_hand_through_diffusers(tmp_path, nano, unet, lat
     scheduler = DDPMScheduler.from_config(config)
     from reprscope.diffusion import noise
 
-    with run(tmp_path / "a.h5", unet, latents, prompt) as found, Representations([latents]) as source:
+    with (
+        run(tmp_path / "a.h5", unet, latents, prompt) as found,
+        Representations([latents]) as source,
+    ):
         for name in ("image-1", "image-3"):
             clean = torch.from_numpy(source.tokens("mean", name)).permute(2, 0, 1)[None]
             clean = (clean - 0.1) * 0.7
             drawn = noise(tuple(clean.shape[1:]), seed=0, image_id=name)[None]
             noised = scheduler.add_noise(clean, drawn, torch.tensor([50]))
-            outputs = {}
-            handles = [
-                theirs.get_submodule(p).register_forward_hook(
-                    lambda module, inputs, output, p=p: outputs.update({p: output})
+            outputs, handles = {}, []
+            for position in BLOCKS:
+                keep = partial(
+                    lambda found, key, *call: found.update({key: call[2]}), outputs, position
                 )
-                for p in BLOCKS
-            ]
+                handles.append(theirs.get_submodule(position).register_forward_hook(keep))
             with torch.no_grad():
                 theirs(noised, 50, encoder_hidden_states=torch.from_numpy(prompt)[None])
             for handle in handles:

@@ -67,9 +67,10 @@ def small_disk(tmp_path):
 
 def test_full_disk_is_one_sentence_and_keeps_what_was_there(small_disk):
     write_text(small_disk / "old.txt", "kept")
-    with pytest.raises(UserError, match=r"a\.bin is full: free some space"), atomic(
-        small_disk / "a.bin"
-    ) as part:
+    with (
+        pytest.raises(UserError, match=r"a\.bin is full: free some space"),
+        atomic(small_disk / "a.bin") as part,
+    ):
         part.write_bytes(b"x" * 1_000_000)
     assert [path.name for path in small_disk.iterdir()] == ["old.txt"]
 

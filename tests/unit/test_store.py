@@ -17,7 +17,7 @@ def fill(path, images, *, form="tokens", dtype=np.float16, positions=("conv_in",
         for name, values in images.items():
             size = (values.shape[1] * 8, values.shape[0] * 8)
             transform = Affine(2.0, 1.0, 0.5, -3.0)
-            store.append([name], [size], [transform], {p: values[None] for p in positions})
+            store.append([name], [size], [transform], dict.fromkeys(positions, values[None]))
 
 
 @settings(max_examples=20, deadline=None)
@@ -27,7 +27,9 @@ def fill(path, images, *, form="tokens", dtype=np.float16, positions=("conv_in",
 )
 def test_round_trip_with_ragged_shapes(tmp_path_factory, shapes, seed):
     rng = np.random.default_rng(seed)
-    images = {f"image-{i}": rng.normal(size=(*s, 5)).astype(np.float32) for i, s in enumerate(shapes)}
+    images = {
+        f"image-{i}": rng.normal(size=(*s, 5)).astype(np.float32) for i, s in enumerate(shapes)
+    }
     path = tmp_path_factory.mktemp("store") / "a.h5"
     fill(path, images)
     with Representations([path]) as found:
@@ -40,7 +42,9 @@ def test_round_trip_with_ragged_shapes(tmp_path_factory, shapes, seed):
             assert found.grid("mid_block", name) == values.shape[:2]
             assert found.pixels(name) == (values.shape[1] * 8, values.shape[0] * 8)
             assert found.transform(name) == Affine(2.0, 1.0, 0.5, -3.0)
-        means = np.stack([v.astype(np.float16).astype(np.float32).mean((0, 1)) for v in images.values()])
+        means = np.stack(
+            [v.astype(np.float16).astype(np.float32).mean((0, 1)) for v in images.values()]
+        )
         assert np.allclose(found.means("conv_in"), means, atol=1e-6)
 
 

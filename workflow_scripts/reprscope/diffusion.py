@@ -52,7 +52,7 @@ def alphas_cumprod(config: Mapping[str, Any]) -> NDArray[np.float64]:
             f"The model's scheduler has beta_schedule {schedule}, which is not known: use linear, "
             "scaled_linear or squaredcos_cap_v2."
         )
-    return np.cumprod(1.0 - betas)
+    return np.cumprod(1.0 - betas.astype(np.float64))
 
 
 def noise(shape: tuple[int, ...], *, seed: int, image_id: str) -> torch.Tensor:

@@ -75,8 +75,7 @@ def _convert(value: Any, hint: Any, *, entry: str) -> Any:
         if len(value) != len(choices):
             raise UserError(f"{entry} is {value}: use a list of {len(choices)} values.")
         return tuple(
-            _convert(item, choice, entry=entry)
-            for item, choice in zip(value, choices, strict=True)
+            _convert(item, choice, entry=entry) for item, choice in zip(value, choices, strict=True)
         )
     if origin is not None and issubclass(origin, Mapping):
         if not isinstance(value, Mapping):

@@ -35,10 +35,12 @@ def check_schema(config: Mapping[str, Any]) -> None:
 
 
 def _sentence(error: ValidationError, entry: str) -> str:
-    value, wanted = error.instance, error.validator_value
+    value: Any = error.instance
+    wanted: Any = error.validator_value
     match error.validator:
         case "additionalProperties":
-            known = error.schema["properties"]
+            schema: Any = error.schema
+            known = schema["properties"]
             unknown = next(key for key in value if key not in known)
             return f"{entry} has an unknown key {unknown}: use {', '.join(known)}."
         case "required":
@@ -50,7 +52,9 @@ def _sentence(error: ValidationError, entry: str) -> str:
         case "enum":
             return f"{entry} is {value}: use {' or '.join(map(str, wanted))}."
         case "pattern":
-            return f"{entry}: the name {value} is not usable: use letters, digits, dots and hyphens."
+            return (
+                f"{entry}: the name {value} is not usable: use letters, digits, dots and hyphens."
+            )
         case "uniqueItems":
             doubled = next(item for item in value if value.count(item) > 1)
             return f"{entry} has {doubled} twice: remove one."

@@ -66,9 +66,7 @@ def encode_images(study: Study, wildcards: Wildcards) -> str:
 def encode_prompts(study: Study, wildcards: Wildcards) -> str:
     """Spec of a prompt's embeddings."""
     prompt = wildcards["prompt"].split("@")[0]
-    return canonical_json(
-        {"code": _code("encode_prompts.py"), "template": study.prompts[prompt]}
-    )
+    return canonical_json({"code": _code("encode_prompts.py"), "template": study.prompts[prompt]})
 
 
 def extract(study: Study, wildcards: Wildcards) -> str:
@@ -111,9 +109,7 @@ def tabulate(study: Study, name: str) -> str:
             "code": _code("summarise.py", f"reprscope.tasks.{task.kind}"),
             "kind": task.kind,
             "parameters": asdict(task.parameters),
-            "positions": {
-                model: study.positions(experiment, model) for model in experiment.models
-            },
+            "positions": {model: study.positions(experiment, model) for model in experiment.models},
             "measurements": [keys(m) for m in study.measurements(experiment)],
         }
     )
@@ -142,7 +138,9 @@ def report(study: Study) -> str:
     """Spec of the report: the study in words and the order of its sections."""
     return canonical_json(
         {
-            "code": _code("report.py", *(f"reprscope.tasks.{t.kind}" for t in study.tasks.values())),
+            "code": _code(
+                "report.py", *(f"reprscope.tasks.{t.kind}" for t in study.tasks.values())
+            ),
             "title": study.title,
             "introduction": words.introduction(study),
             "sections": [

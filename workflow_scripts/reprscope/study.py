@@ -304,7 +304,11 @@ def parse(config: Mapping[str, Any]) -> Study:
     check_schema(config)
     models = _models(config["models"])
     study = Study(
-        **{key: config[key] for key in ("title", "device", "precision", "batch_size") if key in config},
+        **{
+            key: config[key]
+            for key in ("title", "device", "precision", "batch_size")
+            if key in config
+        },
         datasets={name: _dataset(name, entry) for name, entry in config["datasets"].items()},
         views={"identity": View()}
         | {
@@ -473,7 +477,7 @@ class _Loader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()
         for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)  # type: ignore[no-untyped-call]
+            key = self.construct_object(key_node, deep=True)
             if key in seen:
                 raise UserError(
                     f"{node.start_mark.name} line {key_node.start_mark.line + 1}: two entries have "

@@ -37,5 +37,7 @@ def load(name: str) -> Source:
         module = importlib.import_module(f"reprscope.data.{name}")
         if hasattr(module, "PROVIDES"):
             return cast(Source, module)
-    known = [n for n in names if hasattr(importlib.import_module(f"reprscope.data.{n}"), "PROVIDES")]
+    known = [
+        n for n in names if hasattr(importlib.import_module(f"reprscope.data.{n}"), "PROVIDES")
+    ]
     raise UserError(f"There is no dataset source {name}: use {' or '.join(known)}.")

@@ -196,19 +196,16 @@ def _panel(
     place: dict[str, Any] = {"baseline": "bottom", "dy": -3}
     if len(names) > 2:
         place = {"angle": 270, "align": "left", "baseline": "middle", "dx": 4}
-    layers.append(
-        base.transform_filter("datum.best")
-        .mark_text(
-            fontWeight=600,
-            fontSize=theme.font_size - 1,
-            **place,
-        )
-        .encode(
+    layers += frames.haloed(
+        base.transform_filter("datum.best").encode(
             x=x,
             xOffset=offset,
             y=alt.Y(f"{options.high if interval else options.metric}:Q"),
             text="label:N",
-        )
+        ),
+        fontWeight=600,
+        fontSize=theme.font_size - 1,
+        **place,
     )
     layers += _reference(rows, options, theme, number)
     layers[0] = layers[0].properties(name=f"{name}_bars")
@@ -258,11 +255,12 @@ def caption(table: pl.DataFrame, options: Options) -> str:
     if options.reference in rows.columns:
         text += f" The dashed rule is {words(options.reference)}."
     best = rows.filter("best")
-    many = best[options.panel].n_unique() > 1
+    panels = frames.distinct(rows, options.panel)
     text += " Highest: " + "; ".join(
-        f"{row[options.series]}{f' on {row[options.panel]}' if many else ''} {row['block']} "
+        f"{row[options.series]}{f' on {panel}' if len(panels) > 1 else ''} {row['block']} "
         f"({_print(row[options.metric], options)})"
-        for row in best.sort(options.panel, maintain_order=True).iter_rows(named=True)
+        for panel in panels
+        for row in best.filter(pl.col(options.panel) == panel).iter_rows(named=True)
     )
     return text + "."
 

@@ -16,6 +16,7 @@ from reprscope.figures.theme import Theme
 
 BASELINE_WIDTH = 104
 LEGEND_WIDTH = 84
+MANY = 17
 AXIS_WIDTH = 52
 SPACING = 18
 
@@ -124,7 +125,8 @@ def _one_value_each(rules: pl.DataFrame, options: Options) -> pl.DataFrame:
 def draw(table: pl.DataFrame, options: Options, theme: Theme) -> alt.TopLevelMixin:
     """Draw the lines with their bands; a click in the legend singles out a block.
 
-    The highest point of every panel carries its value.
+    Bands of more than 17 lines would hide each other, so those are left to the tooltips. The
+    highest point of every panel carries its value.
 
     Raises
     ------
@@ -134,7 +136,8 @@ def draw(table: pl.DataFrame, options: Options, theme: Theme) -> alt.TopLevelMix
     rows, rules = _rows(table, options)
     panels = frames.distinct(rows, options.panel)
     columns = max(1, min(options.columns, len(panels)))
-    room = theme.width - LEGEND_WIDTH - AXIS_WIDTH - (BASELINE_WIDTH if len(rules) else 0)
+    room = theme.width - AXIS_WIDTH - (BASELINE_WIDTH if len(rules) else 0)
+    room -= LEGEND_WIDTH if rows["block"].n_unique() <= MANY else 0
     width = max(120, (room - (columns - 1) * (SPACING + AXIS_WIDTH // 2)) // columns)
     tops = [rows[c].max() for c in (options.metric, options.high) if c in rows.columns]
     tops += [rules["value"].max()] if len(rules) else []
@@ -199,12 +202,12 @@ def _panel(
         "block:N",
         sort=blocks,
         scale=alt.Scale(domain=blocks, range=list(colours.values())),
-        legend=alt.Legend(title="block", symbolType="stroke", symbolOpacity=1, symbolLimit=0),
+        legend=_legend(blocks, theme),
     )
     interval = options.low in rows.columns and options.high in rows.columns
     base = alt.Chart(alt.InlineData(values=frames.records(rows.drop("position"))))
     layers: list[alt.Chart] = []
-    if interval:
+    if interval and len(blocks) <= MANY:
         layers.append(
             base.mark_area(aria=False).encode(
                 x=x,
@@ -263,6 +266,19 @@ def _panel(
         )
     layers[0] = layers[0].properties(name=f"{name}_first")
     return alt.LayerChart(layer=layers, name=name, width=width, height=options.height)
+
+
+def _legend(blocks: list[str], theme: Theme) -> alt.Legend:
+    """Blocks beside the panels; many layers below them, line by line."""
+    look: dict[str, Any] = {
+        "title": "block",
+        "symbolType": "stroke",
+        "symbolOpacity": 1,
+        "symbolLimit": 0,
+    }
+    if len(blocks) > MANY:
+        look |= {"orient": "bottom", "direction": "horizontal", "columns": theme.width // 140}
+    return alt.Legend(**look)
 
 
 def _rules(
@@ -343,7 +359,8 @@ def caption(table: pl.DataFrame, options: Options) -> str:
     )
     text = f"{what[:1].upper()}{what[1:]} by block and {words(options.x)}"
     text += (f" ({where})" if where else "") + (f", over {over}" if over else "") + "."
-    if options.low in rows.columns and options.high in rows.columns:
+    interval = options.low in rows.columns and options.high in rows.columns
+    if interval and rows["block"].n_unique() <= MANY:
         text += " Bands are 95 % bootstrap intervals."
     if len(rules):
         names = [words(name) for name in frames.distinct(rules, "baseline")]

@@ -136,7 +136,7 @@ def choose(
     if rows.filter(pl.col("kind") == "map").is_empty():
         raise UserError(f"The table has no map at {', '.join(positions)}: correct `positions`.")
     pictures = rows.filter(pl.col("kind") == "image")
-    frames.one_row_per(pictures, [c for c in ("dataset", "model", "image_id") if c in rows.columns])
+    frames.one_row_per(pictures, ["model", "image_id"])
     return rows
 
 

@@ -45,6 +45,8 @@ SCHEMES: dict[str, tuple[str, ...]] = {
         "#6a6a6a #535353 #3c3c3c #252525 #0e0e0e",
     }.items()
 }
+# Share of white in the lightest shade of a block's colour.
+LIGHTEST = 0.6
 _HEX = re.compile(r"#[0-9a-fA-F]{6}")
 
 
@@ -118,15 +120,22 @@ class Theme:
     def block_colours(self, positions: Iterable[str]) -> dict[str, str]:
         """Colour of every position, in network order.
 
-        The blocks of a U-Net have one colour each in every figure, whichever of them it shows,
-        and the layers inside a block share it. The blocks of other networks are spread evenly.
+        The blocks of a U-Net have one colour each in every figure, whichever of them it shows.
+        Several positions of one block are shades of its colour, the last one pure. The blocks of
+        other networks are spread evenly over the scheme.
         """
         order = in_network_order(positions)
         scheme = _scheme("blocks", self.blocks)
         known = all(block_of(position) in UNET_BLOCKS for position in order)
         blocks = list(UNET_BLOCKS) if known else in_network_order(map(block_of, order))
-        palette = dict(zip(blocks, _hex(spread(scheme, len(blocks))), strict=True))
-        return {position: palette[block_of(position)] for position in order}
+        palette = dict(zip(blocks, spread(scheme, len(blocks)), strict=True))
+        colours: dict[str, str] = {}
+        for block in dict.fromkeys(map(block_of, order)):
+            inside = [position for position in order if block_of(position) == block]
+            for number, position in enumerate(inside, 1):
+                white = LIGHTEST * (1 - number / len(inside))
+                colours[position] = _hex(palette[block] * (1 - white) + 255 * white)
+        return colours
 
     def series_colours(self, names: Sequence[str]) -> dict[str, str]:
         """Colour of every name: the accent first, then ``series``."""
@@ -220,8 +229,8 @@ def _rgb(colour: str) -> tuple[float, float, float]:
     return int(colour[1:3], 16), int(colour[3:5], 16), int(colour[5:7], 16)
 
 
-def _hex(colours: NDArray[np.float64]) -> list[str]:
-    return ["#{:02x}{:02x}{:02x}".format(*(round(c) for c in colour)) for colour in colours]
+def _hex(rgb: NDArray[np.float64]) -> str:
+    return "#{:02x}{:02x}{:02x}".format(*(round(c) for c in rgb))
 
 
 def _scheme(key: str, value: str | Sequence[str]) -> Sequence[str]:

@@ -26,7 +26,7 @@ _LABELS = (
 
 
 def spell(pattern: str) -> str:
-    """Spell a position or label as a module path: ``up[1].attn[2]`` is ``up_blocks.1.attentions.2``."""
+    """Spell a label as a module path: ``up[1] attn[2]`` is ``up_blocks.1.attentions.2``."""
     path = pattern.strip()
     for label, module in _LABELS:
         path = label.sub(module, path)

@@ -59,9 +59,8 @@ class UNet:
         import torch
 
         time = torch.full((len(latents),), timestep, device=latents.device)
-        prediction: torch.Tensor = self.module(
-            latents, time, encoder_hidden_states=prompt, return_dict=False
-        )[0]
+        predicted = self.module(latents, time, encoder_hidden_states=prompt, return_dict=False)
+        prediction: torch.Tensor = predicted[0]
         return prediction
 
     @staticmethod
@@ -91,10 +90,13 @@ def load(folder: Path, *, dtype: torch.dtype, device: torch.device) -> UNet:
     from diffusers import UNet2DConditionModel
 
     try:
-        module = UNet2DConditionModel.from_pretrained(folder / "unet", torch_dtype=dtype)
+        module = UNet2DConditionModel.from_pretrained(
+            folder / COMPONENT, torch_dtype=dtype, low_cpu_mem_usage=False
+        )
     except (OSError, ValueError) as error:
         raise UserError(
-            f"The U-Net in {folder} cannot be loaded ({error}): delete the folder and fetch it again."
+            f"The U-Net in {folder} cannot be loaded ({error}): delete the folder and fetch it "
+            "again."
         ) from error
     module.to(device, memory_format=torch.channels_last)
     return UNet(module, schedule_config(folder))

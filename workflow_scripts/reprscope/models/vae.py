@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -42,7 +42,7 @@ class VAE:
         """
         device = next(self.module.parameters()).device
         pixels = to_unit_range(torch.from_numpy(images).to(device))
-        posterior = self.module.encode(pixels.permute(0, 3, 1, 2)).latent_dist
+        posterior = cast(Any, self.module).encode(pixels.permute(0, 3, 1, 2)).latent_dist
         return _channels_last(posterior.mean), _channels_last(posterior.logvar)
 
 
@@ -67,7 +67,9 @@ def load(folder: Path, *, device: torch.device) -> VAE:
     from diffusers import AutoencoderKL
 
     try:
-        module = AutoencoderKL.from_pretrained(folder / "vae", torch_dtype=torch.float32)
+        module = AutoencoderKL.from_pretrained(
+            folder / "vae", torch_dtype=torch.float32, low_cpu_mem_usage=False
+        )
     except (OSError, ValueError) as error:
         raise UserError(
             f"The VAE in {folder} cannot be loaded ({error}): delete the folder and fetch it again."

@@ -14,8 +14,6 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 from reprscope.errors import UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     import polars as pl
 
     from reprscope.data.canonical import Annotations
@@ -29,7 +27,7 @@ PICTURE = "image"
 class Task(Protocol):
     """What a task module provides."""
 
-    Parameters: Callable[..., Any]
+    Parameters: type[Any]
     """Frozen dataclass of the task's settings; raises UserError for values it cannot use."""
     NEEDS: frozenset[str]
     """Annotations that the dataset must have, for instance ``{"labels"}``."""

@@ -1,0 +1,84 @@
+"""Every command and every snippet of the README and the docs is run."""
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from reprscope.study import parse, read
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+SETUP = {
+    "git clone": "needs the network",
+    "cd reprscope": "follows it",
+    "make check": "CI runs it before the tests",
+    "make test": "this run",
+    "python3 -m venv": "what the Makefile does, and CI with it",
+    ". .venv/bin/activate": "follows it",
+    "pip install": "what the Makefile does, and CI with it",
+    "snakemake train_nano": "takes hours; tests/unit/test_nano.py trains for a few steps",
+}
+
+
+def fenced(language: str) -> list[tuple[str, str]]:
+    found = []
+    for page in PAGES:
+        for block in re.findall(rf"```{language}\n(.*?)```", page.read_text(), re.S):
+            found.append((page.name, block))
+    return found
+
+
+COMMANDS = sorted(
+    {
+        line.split("#")[0].strip()
+        for _, block in fenced("bash")
+        for line in block.splitlines()
+        if line.split("#")[0].strip()
+    }
+)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_command_runs(command, finished, tmp_path):
+    if any(command.startswith(known) for known in SETUP):
+        return
+    project = finished.copy(tmp_path / "project")
+    shutil.copy2(ROOT / "Makefile", project.folder)
+    shutil.copy2(ROOT / "requirements.lock", project.folder)
+    environment = Path(sys.executable).parents[1]
+    (project.folder / ".venv").symlink_to(environment)
+    (environment / "installed").touch()
+    done = subprocess.run(
+        f'PATH="{environment / "bin"}:$PATH"; {command}',
+        shell=True,
+        executable="/bin/bash",
+        cwd=project.folder,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(("page", "block"), fenced("yaml"))
+def test_a_piece_of_a_study_is_valid(page, block, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    parse(read(ROOT / "tests/small.yaml") | yaml.safe_load(block))
+
+
+@pytest.mark.parametrize(("page", "block"), fenced("python"))
+def test_a_snippet_runs(page, block, finished, monkeypatch):
+    monkeypatch.chdir(finished.folder)
+    small = block.replace("menagerie-pairs", "creatures").replace("128px", "64px")
+    exec(compile(small, page, "exec"), {})
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_within_the_project_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
+        if "://" not in target:
+            assert (page.parent / target).exists(), target

@@ -1,0 +1,138 @@
+"""Small tables in the form that tasks produce, for tests of figures and of the report."""
+
+import io
+
+import numpy as np
+import polars as pl
+from PIL import Image
+
+BLOCKS = [
+    "conv_in",
+    *(f"down_blocks.{i}" for i in range(4)),
+    "mid_block",
+    *(f"up_blocks.{i}" for i in range(4)),
+    "conv_out",
+]
+MODELS = ["nano-sd", "nano-sd-untrained"]
+STEPS = [0, 50, 100, 200, 400, 800]
+GRIDS = dict(zip(BLOCKS, [16, 8, 4, 2, 2, 2, 4, 8, 16, 16, 16], strict=True))
+
+
+def keys(model: str, timestep: int, position: str) -> dict:
+    return {
+        "dataset": "menagerie",
+        "view": "identity",
+        "model": model,
+        "resolution": 128,
+        "prompt": "empty",
+        "timestep": timestep,
+        "seed": 42,
+        "protocol": "standard",
+        "position": position,
+    }
+
+
+def probe() -> pl.DataFrame:
+    rng = np.random.default_rng(0)
+    rows = []
+    for model in MODELS:
+        for position in reversed(BLOCKS):
+            for split in ("validation", "test"):
+                accuracy = float(rng.uniform(0.1, 0.9))
+                interval = {"low": accuracy - 0.03, "high": accuracy + 0.03}
+                counts = {"split": split, "classes": 10, "images": 360, "chance": 0.1}
+                rows.append(keys(model, 50, position) | counts | {"accuracy": accuracy} | interval)
+    return pl.DataFrame(rows)
+
+
+def correspondence() -> pl.DataFrame:
+    rng = np.random.default_rng(1)
+    fixed = {"random": 0.02, "same_position": 0.055, "same_place_in_box": 0.21}
+    rows = []
+    for model in MODELS:
+        for timestep in reversed(STEPS):
+            for position in BLOCKS:
+                for alpha in (0.05, 0.1):
+                    for average in ("point", "pair"):
+                        values = {"cosine": float(rng.uniform(0, 0.5))} | {
+                            name: value * alpha / 0.1 for name, value in fixed.items()
+                        }
+                        for estimator, pck in values.items():
+                            rows.append(
+                                keys(model, timestep, position)
+                                | {
+                                    "split": "test",
+                                    "estimator": estimator,
+                                    "alpha": alpha,
+                                    "average": average,
+                                    "points": 2711,
+                                    "pairs": 300,
+                                    "pck": pck,
+                                    "low": pck - 0.01,
+                                    "high": pck + 0.01,
+                                }
+                            )
+    return pl.DataFrame(rows)
+
+
+def picture(width: int = 24, height: int = 16, seed: int = 0) -> bytes:
+    rng = np.random.default_rng(seed)
+    buffer = io.BytesIO()
+    Image.fromarray(rng.integers(0, 256, (height, width, 3), np.uint8)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def similarity(models=MODELS, images: int = 2, scale: int = 1) -> pl.DataFrame:
+    """Maps with values that differ from token to token, so that a transposed map shows."""
+    rng = np.random.default_rng(2)
+    frames = []
+    for model in models:
+        for number in range(images):
+            place = {"reference_x": 0.3 + 0.2 * number, "reference_y": 0.7}
+            common = {"image_id": f"menagerie-{number:05d}", **place}
+            image = {"kind": "image", "png": picture(seed=number)}
+            frames.append(pl.DataFrame([keys(model, 50, "image") | common | image]))
+            for position, grid in GRIDS.items():
+                h, w = grid * scale, (grid + 1) * scale
+                rows, cols = np.indices((h, w)).reshape(2, -1)
+                tokens = pl.DataFrame(
+                    {"row": rows, "col": cols, "similarity": rng.uniform(-0.35, 1, h * w)}
+                ).sample(fraction=1, shuffle=True, seed=3)
+                frames.append(
+                    tokens.with_columns(
+                        **{k: pl.lit(v) for k, v in (keys(model, 50, position) | common).items()},
+                        kind=pl.lit("map"),
+                    )
+                )
+    return pl.concat(frames, how="diagonal_relaxed")
+
+
+def tokens(positions=("up_blocks.0", "up_blocks.1"), models=MODELS, images: int = 1):
+    rng = np.random.default_rng(4)
+    frames = []
+    for model in models:
+        for number in range(images):
+            name = {"image_id": f"menagerie-{number:05d}"}
+            image = {"kind": "image", "png": picture(16, 16, number)}
+            frames.append(pl.DataFrame([keys(model, 50, "image") | name | image]))
+            for position in positions:
+                grid = GRIDS[position]
+                rows, cols = np.indices((grid, grid)).reshape(2, -1)
+                colours = rng.uniform(0, 1, (3, grid * grid))
+                frames.append(
+                    pl.DataFrame(
+                        {
+                            "row": rows,
+                            "col": cols,
+                            "cluster": rng.integers(0, 6, grid * grid),
+                            "norm": rng.uniform(3, 90, grid * grid),
+                            "red": colours[0],
+                            "green": colours[1],
+                            "blue": colours[2],
+                        }
+                    ).with_columns(
+                        **{k: pl.lit(v) for k, v in (keys(model, 50, position) | name).items()},
+                        kind=pl.lit("map"),
+                    )
+                )
+    return pl.concat(frames, how="diagonal_relaxed")

@@ -1,0 +1,145 @@
+"""A change leads to exactly the jobs that it touches."""
+
+import os
+
+import pytest
+
+AFTER = {"tabulate": 1, "figure": 1, "report": 1}
+
+CHANGES = {
+    "nothing": ([], {}),
+    "one more timestep": (
+        [("config.yaml", "timesteps: [50, 200]", "timesteps: [50, 100, 200]")],
+        {"extract": 1, "evaluate": 1, **AFTER},
+    ),
+    "one timestep less": (
+        [("config.yaml", "timesteps: [50, 200]", "timesteps: [50]")],
+        AFTER,
+    ),
+    "one more position in a new hook set": (
+        [
+            ("config.yaml", "tasks:\n", "  more: {positions: [conv_in]}\n\ntasks:\n"),
+            (
+                "config.yaml",
+                'positions: [mid, "up[*]"]\n    timesteps: [50, 200]',
+                'positions: [conv-in, mid, "up[*]"]\n    timesteps: [50, 200]',
+            ),
+        ],
+        {"extract": 2, "evaluate": 2, **AFTER},
+    ),
+    "another probe learning rate": (
+        [("config.yaml", "epochs: 5,", "epochs: 5, learning_rate: 0.01,")],
+        {"evaluate": 2, **AFTER},
+    ),
+    "another figure colour": (
+        [("config.yaml", "device: cpu", 'device: cpu\ntheme: {accent: "#aa3300"}')],
+        {"figure": 4, "report": 1},
+    ),
+    "another option of one figure": (
+        [("config.yaml", "kind: block_bars,", "kind: block_bars, height: 240,")],
+        {"figure": 1, "report": 1},
+    ),
+    "an edit of a task": (
+        [("workflow_scripts/reprscope/tasks/correspondence.py", "1e-9 * size", "2e-9 * size")],
+        {"evaluate": 2, **AFTER},
+    ),
+    "a comment in a task": (
+        [
+            (
+                "workflow_scripts/reprscope/tasks/correspondence.py",
+                "def measure(",
+                "# A comment changes nothing.\ndef measure(",
+            )
+        ],
+        {},
+    ),
+    "a docstring of the store": (
+        [("workflow_scripts/reprscope/store.py", '"""Token grid of', '"""The token grid of')],
+        {},
+    ),
+    "one more dataset": (
+        [
+            (
+                "config.yaml",
+                "models:\n  nano",
+                "  digits: {source: digits, size: 64}\n\nmodels:\n  nano",
+            ),
+            (
+                "config.yaml",
+                "task: probe\n    datasets: [creatures]",
+                "task: probe\n    datasets: [creatures, digits]",
+            ),
+        ],
+        {"fetch_digits": 1, "encode_images": 1, "extract": 2, "evaluate": 2, **AFTER},
+    ),
+    "a dataset that no experiment uses": (
+        [("config.yaml", "models:\n  nano", "  digits: {source: digits}\n\nmodels:\n  nano")],
+        {},
+    ),
+    "another seed of the untrained twin": (
+        [("config.yaml", "seed: 0}", "seed: 1}")],
+        {"fetch_model": 1, "extract": 1, "evaluate": 1, **AFTER},
+    ),
+    "another protocol beside the first": (
+        [
+            ("config.yaml", "tasks:\n", "protocols:\n  shared: {noise: shared}\n\ntasks:\n"),
+            (
+                "config.yaml",
+                "timesteps: [50, 200]",
+                "timesteps: [50, 200]\n    protocols: [standard, shared]",
+            ),
+        ],
+        {"extract": 2, "evaluate": 2, **AFTER},
+    ),
+    "a view": (
+        [
+            (
+                "config.yaml",
+                "tasks:\n",
+                "views:\n  mirrored: {operations: [{hflip: {}}]}\n\ntasks:\n",
+            ),
+            ("config.yaml", "timesteps: [50, 200]", "timesteps: [50, 200]\n    views: [mirrored]"),
+        ],
+        {"encode_images": 1, "extract": 2, "evaluate": 2, **AFTER},
+    ),
+    "a prompt with the label": (
+        [
+            ("config.yaml", "tasks:\n", 'prompts:\n  photo: "a photo of a {label}"\n\ntasks:\n'),
+            ("config.yaml", "timesteps: [50, 200]", "timesteps: [50, 200]\n    prompts: [photo]"),
+        ],
+        {"encode_prompts": 1, "extract": 2, "evaluate": 2, **AFTER},
+    ),
+    "an experiment left out": (
+        [("config.yaml", "  - name: maps\n", "  - name: other-maps\n")],
+        AFTER,
+    ),
+    "another batch size": ([("config.yaml", "batch_size: 16", "batch_size: 5")], {}),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_change_leads_to_exactly_these_jobs(project, change):
+    edits, expected = CHANGES[change]
+    for name, old, new in edits:
+        project.edit(name, old, new)
+    assert project.planned() == expected
+
+
+def test_touched_files_and_another_order_of_keys_change_nothing(project):
+    for path in (project.folder / "workflow_scripts").rglob("*.py"):
+        os.utime(path)
+    project.edit(
+        "config.yaml", "device: cpu\nprecision: float32", "precision: float32\ndevice: cpu"
+    )
+    project.edit("config.yaml", "epochs: 5, bootstrap: 20", "bootstrap: 20, epochs: 5")
+    assert project.planned() == {}
+
+
+def test_going_back_to_earlier_settings_computes_nothing(project):
+    original = (project.folder / "config.yaml").read_text()
+    project.edit("config.yaml", "timesteps: [50, 200]", "timesteps: [50]")
+    project.run("results/tables/correspondence.parquet")
+    (project.folder / "config.yaml").write_text(original)
+    assert project.planned() == AFTER
+    project.run()
+    assert project.planned() == {}
