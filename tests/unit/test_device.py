@@ -1,0 +1,91 @@
+"""Leasing devices: two jobs never share one."""
+
+import os
+import subprocess
+import sys
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from reprscope import device
+from reprscope.errors import UserError
+
+LIBRARY = Path(__file__).parents[2] / "workflow_scripts"
+HOLD = """
+import sys, time
+from reprscope import device
+device.count_gpus = lambda: 2
+with device.lease(1) as kind:
+    import os
+    print(kind, os.environ["CUDA_VISIBLE_DEVICES"], time.monotonic(), flush=True)
+    time.sleep(0.4)
+    print(time.monotonic(), flush=True)
+"""
+
+
+def hold(tmp_path, **environment):
+    variables = {k: v for k, v in os.environ.items() if k != "CUDA_VISIBLE_DEVICES"}
+    variables |= {"PYTHONPATH": str(LIBRARY), "TMPDIR": str(tmp_path), **environment}
+    return subprocess.Popen(
+        [sys.executable, "-c", HOLD], stdout=subprocess.PIPE, text=True, env=variables
+    )
+
+
+def test_six_jobs_on_two_devices_never_overlap(tmp_path):
+    jobs = [hold(tmp_path) for _ in range(6)]
+    spans = {}
+    for job in jobs:
+        lines = job.communicate(timeout=60)[0].splitlines()
+        kind, name, start = lines[0].split()
+        assert kind == "cuda"
+        spans.setdefault(name, []).append((float(start), float(lines[1])))
+    assert sorted(spans) == ["0", "1"]
+    for held in spans.values():
+        held.sort()
+        for (_, end), (start, _) in pairwise(held):
+            assert start >= end
+
+
+def test_a_killed_job_frees_its_device(tmp_path):
+    first, second = hold(tmp_path), hold(tmp_path)
+    taken = {job.stdout.readline().split()[1] for job in (first, second)}
+    assert taken == {"0", "1"}
+    first.kill()
+    first.wait()
+    third = hold(tmp_path)
+    assert third.communicate(timeout=60)[0].startswith("cuda ")
+    second.communicate(timeout=60)
+    first.stdout.close()
+
+
+def test_the_device_that_a_scheduler_assigned_is_kept(tmp_path):
+    out = hold(tmp_path, CUDA_VISIBLE_DEVICES="7").communicate(timeout=60)[0]
+    assert out.split()[:2] == ["cuda", "7"]
+
+
+def test_no_gpu_asked_means_the_processor():
+    with device.lease(0) as kind:
+        assert kind == "cpu"
+
+
+def test_a_gpu_that_is_not_there_is_one_sentence(monkeypatch):
+    monkeypatch.setattr(device, "count_gpus", lambda: 0)
+    with pytest.raises(UserError, match="set `device: cpu`"), device.lease(1):
+        pass
+
+
+def test_counting_respects_what_is_visible(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert device.count_gpus() == 0
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
+    assert device.count_gpus() == 2
+
+
+def test_precision_by_device():
+    import torch
+
+    assert device.torch_dtype("float32", "cuda") == torch.float32
+    assert device.torch_dtype("auto", "cuda") == torch.float16
+    flags = Path("/proc/cpuinfo").read_text()
+    expected = torch.bfloat16 if "avx512_bf16" in flags or "amx_bf16" in flags else torch.float32
+    assert device.torch_dtype("auto", "cpu") == expected
