@@ -1,0 +1,85 @@
+"""Train the embedded model nano-sd on menagerie, from scratch or from its checkpoints.
+
+Renders the training pictures, trains the VAE, encodes the pictures, trains denoiser and text
+encoder, and writes the model folder with its card. Every part that is finished is kept in the
+work folder; a run that was stopped (SIGTERM, Ctrl-C) continues where it stood, and a run with
+more minutes than the last one trains on.
+"""
+
+import argparse
+import logging
+import os
+import sys
+from pathlib import Path
+
+logger = logging.getLogger("train_nano")
+
+
+def main(
+    *,
+    output: str,
+    work: str,
+    minutes: float = 150.0,
+    vae_minutes: float = 12.0,
+    small_share: float = 0.45,
+    pictures: int = 18_000,
+    threads: int = 2,
+    seed: int = 0,
+) -> None:
+    """Train nano-sd and export it.
+
+    Parameters
+    ----------
+    output : str
+        Model folder, in diffusers' layout.
+    work : str
+        Folder for pictures, latents, checkpoints and curves.
+    minutes, vae_minutes : float
+        Training time of the denoiser and of the VAE, each over all sittings.
+    small_share : float
+        Share of the denoiser's time that goes to pictures of half the side.
+    pictures : int
+        Training pictures.
+    threads : int
+        Cores to use.
+    seed : int
+        Of initial weights and of every random choice in training.
+    """
+    from reprscope.nano.gradients import keep_memory
+    from reprscope.nano.training import Plan, train
+
+    keep_memory()
+    train(
+        Path(output),
+        Path(work),
+        Plan(
+            minutes=minutes,
+            vae_minutes=vae_minutes,
+            small_share=small_share,
+            pictures=pictures,
+            threads=threads,
+            seed=seed,
+        ),
+    )
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--output", required=True)
+    parser.add_argument("--work", required=True)
+    parser.add_argument("--minutes", type=float, default=150.0)
+    parser.add_argument("--vae-minutes", type=float, default=12.0)
+    parser.add_argument("--small-share", type=float, default=0.45)
+    parser.add_argument("--pictures", type=int, default=18_000)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--seed", type=int, default=0)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    # Every core runs its own replica, see reprscope.nano.gradients.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s %(name)s %(message)s", stream=sys.stderr
+    )
+    main(**vars(_arguments()))
