@@ -16,6 +16,8 @@ rule train_nano:
         mem_mb=8000,
         disk_mb=4000,
         runtime=240,
+    params:
+        work="results/train/work",
     message:
         "Train nano-sd on menagerie"
     script:

@@ -11,8 +11,12 @@ import logging
 import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-logger = logging.getLogger("train_nano")
+from reprscope.job import job
+
+if TYPE_CHECKING:
+    from snakemake.iocontainers import snakemake
 
 
 def main(
@@ -78,8 +82,16 @@ def _arguments() -> argparse.Namespace:
 
 if __name__ == "__main__":
     # Every core runs its own replica, see reprscope.nano.gradients.
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
-    logging.basicConfig(
-        level=logging.INFO, format="%(asctime)s %(name)s %(message)s", stream=sys.stderr
-    )
-    main(**vars(_arguments()))
+    os.environ["OMP_NUM_THREADS"] = "1"
+    if "snakemake" in globals():
+        with job(snakemake.log[0], snakemake.threads):
+            main(
+                output=snakemake.output[0],
+                work=snakemake.params.work,
+                threads=snakemake.threads,
+            )
+    else:
+        logging.basicConfig(
+            level=logging.INFO, format="%(asctime)s %(name)s %(message)s", stream=sys.stderr
+        )
+        main(**vars(_arguments()))

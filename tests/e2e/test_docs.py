@@ -14,12 +14,8 @@ ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 SETUP = {
-    "git clone": "needs the network",
-    "cd reprscope": "follows it",
     "make check": "CI runs it before the tests",
     "make test": "this run",
-    "python3 -m venv": "what the Makefile does, and CI with it",
-    ". .venv/bin/activate": "follows it",
     "pip install": "what the Makefile does, and CI with it",
     "snakemake train_nano": "takes hours; tests/unit/test_nano.py trains for a few steps",
 }

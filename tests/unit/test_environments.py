@@ -74,6 +74,7 @@ def test_an_environment_has_what_its_scripts_import(path):
     extra = {
         "data": ["reprscope.data.menagerie", "reprscope.data.digits", "reprscope.data.photos"],
         "models": ["reprscope.models.unet"],
+        "training": [],
         "tasks": ["reprscope.tasks.linear_probe", "reprscope.tasks.correspondence"],
         "figures": ["reprscope.figures.block_bars", "reprscope.figures.token_maps"],
     }[path.stem]

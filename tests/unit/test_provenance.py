@@ -91,4 +91,4 @@ def test_every_rule_s_script_is_in_its_spec():
     }
     assert used
     for script in used - {"train_nano.py"}:
-        assert f'_code("{script}"' in source, script
+        assert f'"{script}"' in source, script
