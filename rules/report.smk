@@ -7,7 +7,9 @@ rule report:
     output:
         paths.REPORT,
     log:
-        "results/logs/report.log",
+        "results/logs/report/all.log",
+    benchmark:
+        "results/benchmarks/report/all.tsv"
     conda:
         "../envs/figures.yaml"
     threads: 1

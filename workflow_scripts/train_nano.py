@@ -8,11 +8,11 @@ more minutes than the last one trains on.
 
 import argparse
 import logging
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from reprscope.errors import UserError
 from reprscope.job import job
 
 if TYPE_CHECKING:
@@ -24,8 +24,8 @@ def main(
     output: str,
     work: str,
     minutes: float = 150.0,
-    vae_minutes: float = 12.0,
-    small_share: float = 0.45,
+    vae_minutes: float = 25.0,
+    small_share: float = 0.3,
     pictures: int = 18_000,
     threads: int = 2,
     seed: int = 0,
@@ -72,8 +72,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--output", required=True)
     parser.add_argument("--work", required=True)
     parser.add_argument("--minutes", type=float, default=150.0)
-    parser.add_argument("--vae-minutes", type=float, default=12.0)
-    parser.add_argument("--small-share", type=float, default=0.45)
+    parser.add_argument("--vae-minutes", type=float, default=25.0)
+    parser.add_argument("--small-share", type=float, default=0.3)
     parser.add_argument("--pictures", type=int, default=18_000)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
@@ -81,17 +81,18 @@ def _arguments() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    # Every core runs its own replica, see reprscope.nano.gradients.
-    os.environ["OMP_NUM_THREADS"] = "1"
     if "snakemake" in globals():
         with job(snakemake.log[0], snakemake.threads):
             main(
                 output=snakemake.output[0],
-                work=snakemake.params.work,
+                work=str(Path(snakemake.output[0]).with_name("work")),
                 threads=snakemake.threads,
             )
     else:
         logging.basicConfig(
             level=logging.INFO, format="%(asctime)s %(name)s %(message)s", stream=sys.stderr
         )
-        main(**vars(_arguments()))
+        try:
+            main(**vars(_arguments()))
+        except UserError as error:
+            sys.exit(f"train_nano: {error}")

@@ -6,6 +6,7 @@ Reading a study needs :func:`positions` only, so torch is imported where it is u
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -45,7 +46,7 @@ class UNet:
         The latents of a variance-preserving schedule are not rescaled afterwards.
         """
         level = float(self._alphas[timestep])
-        return level**0.5 * latents + (1.0 - level) ** 0.5 * noise
+        return math.sqrt(level) * latents + math.sqrt(1.0 - level) * noise
 
     def __call__(self, latents: torch.Tensor, timestep: int, prompt: torch.Tensor) -> torch.Tensor:
         """Run the denoiser.

@@ -132,6 +132,6 @@ def fidelity(vae: AutoencoderKL, images: NDArray[np.uint8], *, batch: int = 8) -
         for true, made in zip(chosen, to_pixels(vae.decode(latents).sample), strict=True):
             error = (true.astype(np.float64) - made) / 255
             psnr.append(-10 * np.log10(max(np.square(error).mean(), 1e-12)))
-            ssim.append(structural_similarity(true, made, channel_axis=2))  # type: ignore[no-untyped-call]
+            ssim.append(structural_similarity(true, made, channel_axis=2))
             l1.append(np.abs(error).mean())
     return {"psnr": float(np.mean(psnr)), "ssim": float(np.mean(ssim)), "l1": float(np.mean(l1))}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,13 +21,30 @@ if TYPE_CHECKING:
     from reprscope.store import Representations
 
 
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """Which images to show; the settings of a task that draws images begin with these.
+
+    Attributes
+    ----------
+    images
+        Images by name; empty for the first ``count`` test images.
+    count
+        Number of test images if none are named.
+    """
+
+    images: tuple[str, ...] = ()
+    count: int = 3
+
+    def __post_init__(self) -> None:
+        # A study's list becomes a tuple here, so that it cannot be changed.
+        object.__setattr__(self, "images", tuple(self.images))
+        if not isinstance(self.count, int) or self.count < 1:
+            raise UserError(f"count is {self.count!r}; write a whole number from 1.")
+
+
 def choose(
-    representations: Representations,
-    annotations: Annotations,
-    *,
-    kind: str,
-    images: tuple[str, ...],
-    count: int,
+    representations: Representations, annotations: Annotations, choice: Choice, *, kind: str
 ) -> list[str]:
     """Return the images to show: those named, or else the first test images by name.
 
@@ -34,12 +52,10 @@ def choose(
     ----------
     representations, annotations
         Features and dataset.
+    choice
+        Images are returned in the order in which it names them.
     kind
         Name of the task, for the messages.
-    images
-        Images by name, shown in this order.
-    count
-        Number of test images if none are named.
 
     Raises
     ------
@@ -47,15 +63,15 @@ def choose(
         If a named image has no features, or there are no test images.
     """
     known = set(representations.image_ids)
-    for image in images:
+    for image in choice.images:
         if image not in known:
             raise UserError(
                 f"{kind}: image '{image}' has no features; name images of the dataset in `images`."
             )
-    if images:
-        return list(images)
+    if choice.images:
+        return list(choice.images)
     test = annotations.images().filter(pl.col("split") == "test")["image_id"]
-    chosen = sorted(known & set(test))[:count]
+    chosen = sorted(known & set(test))[: choice.count]
     if not chosen:
         raise UserError(f"{kind}: the dataset has no test images; name some in `images`.")
     return chosen

@@ -14,7 +14,7 @@ import polars as pl
 
 from reprscope.errors import UserError
 from reprscope.tasks import PICTURE
-from reprscope.tasks._pictures import choose, encoded_png, finite_tokens, frame
+from reprscope.tasks._pictures import Choice, choose, encoded_png, finite_tokens, frame
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -46,33 +46,24 @@ _SCHEMA: Final = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Parameters:
-    """Settings of the task.
+class Parameters(Choice):
+    """Settings of the task, beside the choice of images.
 
     Attributes
     ----------
-    images
-        Images by name; empty for the first ``count`` test images.
-    count
-        Number of test images if none are named.
     clusters
         Number of k-means clusters; a map with fewer tokens gets one for each token.
     seed
         Seed of the starts of k-means.
     """
 
-    images: tuple[str, ...] = ()
-    count: int = 3
     clusters: int = 6
     seed: int = 42
 
     def __post_init__(self) -> None:
-        # A study's list becomes a tuple here, so that it cannot be changed.
-        object.__setattr__(self, "images", tuple(self.images))
-        for name in ("count", "clusters"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
-                raise UserError(f"{name} is {value!r}; write a whole number from 1.")
+        super().__post_init__()
+        if not isinstance(self.clusters, int) or self.clusters < 1:
+            raise UserError(f"clusters is {self.clusters!r}; write a whole number from 1.")
         if not isinstance(self.seed, int) or not 0 <= self.seed < 2**32:
             raise UserError(f"seed is {self.seed!r}; write a whole number from 0 to 2**32 - 1.")
 
@@ -103,13 +94,7 @@ def measure(
     UserError
         If an image has no features, or a feature is not finite.
     """
-    images = choose(
-        representations,
-        annotations,
-        kind="token_maps",
-        images=parameters.images,
-        count=parameters.count,
-    )
+    images = choose(representations, annotations, parameters, kind="token_maps")
     frames = []
     for image in images:
         png = encoded_png(representations, annotations, image)

@@ -17,7 +17,7 @@ from reprscope.coordinates import token_index
 from reprscope.errors import UserError
 from reprscope.similarity import cosine
 from reprscope.tasks import PICTURE
-from reprscope.tasks._pictures import choose, encoded_png, finite_tokens, frame
+from reprscope.tasks._pictures import Choice, choose, encoded_png, finite_tokens, frame
 
 if TYPE_CHECKING:
     from reprscope.data.canonical import Annotations
@@ -42,15 +42,11 @@ _SCHEMA: Final = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Parameters:
-    """Settings of the task.
+class Parameters(Choice):
+    """Settings of the task, beside the choice of images.
 
     Attributes
     ----------
-    images
-        Images by name; empty for the first ``count`` test images.
-    count
-        Number of test images if none are named.
     reference
         Place of the reference token in the encoded image: x and y in [0, 1], from the left and from
         the top.
@@ -58,16 +54,11 @@ class Parameters:
         The same for single images, by name; it takes precedence over ``reference``.
     """
 
-    images: tuple[str, ...] = ()
-    count: int = 3
     reference: tuple[float, float] = (0.5, 0.5)
     references: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        # A study's list becomes a tuple here, so that it cannot be changed.
-        object.__setattr__(self, "images", tuple(self.images))
-        if not isinstance(self.count, int) or self.count < 1:
-            raise UserError(f"count is {self.count!r}; write a whole number from 1.")
+        super().__post_init__()
         for place in (self.reference, *self.references.values()):
             numbers = all(isinstance(value, int | float) for value in place)
             if len(place) != 2 or not numbers or not all(0 <= value <= 1 for value in place):
@@ -103,13 +94,7 @@ def measure(
     UserError
         If an image has no features, or a feature is not finite.
     """
-    images = choose(
-        representations,
-        annotations,
-        kind="token_similarity",
-        images=parameters.images,
-        count=parameters.count,
-    )
+    images = choose(representations, annotations, parameters, kind="token_similarity")
     for name in parameters.references:
         if name not in images:
             raise UserError(
