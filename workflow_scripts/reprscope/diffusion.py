@@ -52,8 +52,7 @@ def alphas_cumprod(config: Mapping[str, Any]) -> NDArray[np.float64]:
             f"The model's scheduler has beta_schedule {schedule}, which is not known: use linear, "
             "scaled_linear or squaredcos_cap_v2."
         )
-    levels: NDArray[np.float64] = np.cumprod(1.0 - betas)
-    return levels
+    return np.asarray(np.cumprod(1.0 - betas), np.float64)
 
 
 def noise(shape: tuple[int, ...], *, seed: int, image_id: str) -> torch.Tensor:
