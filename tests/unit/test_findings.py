@@ -1,0 +1,76 @@
+import polars as pl
+from reprscope.findings import chosen_on_validation
+from reprscope.tasks import correspondence, linear_probe
+
+TABLE = pl.DataFrame(
+    [
+        # model, split, position, timestep, accuracy
+        ("a", "validation", "mid_block", 0, 0.5),
+        ("a", "validation", "up_blocks.1", 0, 0.6),
+        ("a", "validation", "up_blocks.1", 50, 0.4),
+        ("a", "test", "mid_block", 0, 0.9),
+        ("a", "test", "up_blocks.1", 0, 0.55),
+        ("a", "test", "up_blocks.1", 50, 0.8),
+        ("b", "validation", "mid_block", 0, 0.3),
+        ("b", "validation", "up_blocks.1", 0, 0.2),
+        ("b", "test", "mid_block", 0, 0.1),
+        ("b", "test", "up_blocks.1", 0, 0.7),
+    ],
+    schema=["model", "split", "position", "timestep", "accuracy"],
+    orient="row",
+)
+
+
+def test_the_best_block_is_chosen_on_validation_and_reported_on_test():
+    found = chosen_on_validation(TABLE, "accuracy")
+    assert found.select("model", "position", "timestep", "accuracy").rows() == [
+        ("a", "up_blocks.1", 0, 0.55),
+        ("b", "mid_block", 0, 0.1),
+    ]
+
+
+def test_models_keep_the_order_of_the_table_and_conditions_stay_apart():
+    reverse = TABLE.reverse().with_columns(dataset=pl.lit("x"))
+    both = pl.concat([reverse, reverse.with_columns(dataset=pl.lit("y"))])
+    found = chosen_on_validation(both, "accuracy")
+    assert found["model"].to_list() == ["b", "b", "a", "a"]
+    assert found["dataset"].to_list() == ["x", "y", "x", "y"]
+
+
+def test_sentences_state_the_numbers_of_the_chosen_row():
+    table = TABLE.with_columns(
+        dataset=pl.lit("digits"),
+        classes=pl.lit(10),
+        images=pl.lit(300),
+        low=pl.col("accuracy") - 0.05,
+        high=pl.col("accuracy") + 0.05,
+        chance=pl.lit(0.1),
+    )
+    first, second = linear_probe.findings(table).sentences
+    assert first == (
+        "a tells 10 classes apart best in up[1] at t = 0: 55.0 % [50.0, 60.0] of 300 test images "
+        "of digits (chance 10.0 %)."
+    )
+    assert "b tells" in second
+    assert "mid at t = 0" in second
+
+
+def test_correspondence_states_the_estimators_at_the_alpha_nearest_a_tenth():
+    rows = [
+        ("a", split, position, 50, estimator, alpha, "point", 40, score * (alpha / 0.1))
+        for split in ("validation", "test")
+        for position, cosine in (("mid_block", 0.2), ("up_blocks.2", 0.3))
+        for estimator, score in (("cosine", cosine), ("same_position", 0.06))
+        for alpha in (0.05, 0.1)
+    ]
+    schema = ["model", "split", "position", "timestep", "estimator", "alpha", "average", "points"]
+    table = pl.DataFrame(rows, schema=[*schema, "pck"], orient="row").with_columns(
+        dataset=pl.lit("menagerie"), low=pl.col("pck"), high=pl.col("pck")
+    )
+    found = correspondence.findings(table)
+    assert list(found.sentences) == [
+        "a finds 30.0 % [30.0, 30.0] of 40 test keypoints of menagerie within 0.1 of the target "
+        "box in up[2] at t = 50.",
+        "Without looking, the same position estimator reaches 6.0 % [6.0, 6.0] of them.",
+    ]
+    assert found.table["position"].to_list() == ["up_blocks.2"]
