@@ -20,7 +20,7 @@ for dataset in study.datasets:
             disk_mb=2000,
             runtime=60,
         params:
-            spec=specs.fetch_dataset(study, dataset),
+            spec=lambda wildcards, dataset=dataset: specs.fetch_dataset(study, dataset),
         message:
             f"Bring dataset {dataset} to the canonical form"
         script:

@@ -18,7 +18,7 @@ rule report:
         disk_mb=100,
         runtime=10,
     params:
-        spec=specs.report(study),
+        spec=lambda wildcards: specs.report(study),
     message:
         "Write the report"
     script:
