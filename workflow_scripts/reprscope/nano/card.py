@@ -80,9 +80,10 @@ repeats it, and trains on from its checkpoints.
 - **VAE**: random mirrored 64-pixel crops, later whole pictures; L1 of pixels, of neighbour
   differences and of 4 x 4 means, plus a small Kullback-Leibler term; no adversarial or perceptual
   loss.
-- **U-Net and text encoder**, jointly: the plain DDPM loss (mean squared error of the noise, uniform
-  timesteps) on posterior means; captions dropped with probability {dropout}; AdamW with a cosine
-  decay; exponential moving average of the weights, which is what is stored. The first
+- **U-Net and text encoder**, jointly: the plain DDPM loss (mean squared error of the noise; uniform
+  timesteps, spread evenly over each batch) on posterior means; captions dropped with probability
+  {dropout}; AdamW with a cosine decay; exponential moving average of the weights, which is what is
+  stored. The first
   {small_share:.0%} of the time goes to pictures of half the side (16 x 16 latents, also mirrored),
   the rest to 32 x 32 latents.
 

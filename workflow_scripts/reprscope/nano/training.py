@@ -109,7 +109,7 @@ def train(output: Path, work: Path, plan: Plan) -> None:
         mirror=False,
         workers=plan.threads,
     )
-    stages.append(Stage(latents=whole, until=np.inf, batch=16, part=4))
+    stages.append(Stage(latents=whole, until=np.inf, batch=12, part=3))
 
     vocabulary = write_tokenizer(work / "tokenizer", caption_words(), length=PROMPT_TOKENS)
     tokenizer = CLIPTokenizer.from_pretrained(work / "tokenizer")
