@@ -92,11 +92,6 @@ def build_unet(*, seed: int, config: dict[str, Any] | None = None) -> UNet2DCond
     return model.eval()
 
 
-def untrained_unet(config: dict[str, Any], seed: int) -> UNet2DConditionModel:
-    """Make the untrained twin of a U-Net: its configuration, weights of ``seed``, no training."""
-    return build_unet(seed=seed, config=config)
-
-
 def build_vae(*, seed: int) -> AutoencoderKL:
     """Make a VAE with fresh weights: (3, 128, 128) pictures in [-1, 1] to (4, 32, 32) latents."""
     with torch.random.fork_rng(devices=[]):

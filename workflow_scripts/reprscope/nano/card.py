@@ -49,7 +49,7 @@ of reprscope runs end to end in minutes, without a download and without a GPU.
 ```python
 from diffusers import StableDiffusionPipeline
 
-pipeline = StableDiffusionPipeline.from_pretrained("{folder}", safety_checker=None)
+pipeline = StableDiffusionPipeline.from_pretrained("resources/models/nano-sd", safety_checker=None)
 ```
 
 ## What it is
@@ -71,8 +71,8 @@ the text encoder as float32.
 | pictures seen (with repetition) | {vae_samples:,} | {samples:,} |
 | last loss | {vae_loss:.4f} | {loss:.4f} |
 
-Two processor cores, shared with other work; float32; seed {seed}. `workflow_scripts/train_nano.py`
-repeats it, and trains on from its checkpoints.
+Processor only, float32, seed {seed}. `workflow_scripts/train_nano.py` (`snakemake train_nano`) does
+it, and trains on from its checkpoints; since its budget is time, the weights depend on the machine.
 
 - **Data**: {pictures:,} menagerie pictures of seed 0 at 128 pixels (index `i` shows kind
   `i mod 10`) with captions such as "a spotted brown dog on grass". Evaluation pictures have other
@@ -94,7 +94,8 @@ repeats it, and trains on from its checkpoints.
 Held-out pictures (seed 1): the VAE reconstructs {held_out} of them with PSNR {psnr:.1f} dB, SSIM
 {ssim:.3f} and mean absolute error {l1:.4f} (of 1).
 
-{measured}
+What its blocks represent, block by block and against its untrained twin, is measured by the default
+study of this project.
 
 ![Samples](samples.jpg)
 
@@ -121,7 +122,6 @@ def write_card(
     seed: int,
     small_share: float,
     dropout: float,
-    measured: str,
 ) -> None:
     """Write ``README.md``, ``loss.png`` and ``samples.jpg`` into a model folder.
 
@@ -135,15 +135,12 @@ def write_card(
         ``psnr``, ``ssim``, ``l1`` of the VAE on ``held_out`` held-out pictures.
     held_out, pictures, seed, small_share, dropout
         Settings of the training.
-    measured : str
-        Markdown on what the features reach.
     """
     pipeline = StableDiffusionPipeline.from_pretrained(folder, safety_checker=None)
     _write_image(folder / "samples.jpg", sample_sheet(pipeline))
     with atomic(folder / "loss.png") as part:
         part.write_bytes(curve(denoiser.history))
     text = TEMPLATE.format(
-        folder=f"resources/models/{folder.name}",
         parts=_parts(pipeline),
         vae_minutes=vae.seconds / 60,
         minutes=denoiser.seconds / 60,
@@ -158,7 +155,6 @@ def write_card(
         dropout=dropout,
         small_share=small_share,
         held_out=held_out,
-        measured=measured,
         captions=", ".join(f'"{caption}"' for caption in SAMPLES),
         sample_steps=STEPS,
         guidance=GUIDANCE,

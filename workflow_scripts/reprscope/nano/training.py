@@ -27,7 +27,6 @@ from reprscope.nano.corpus import (
 )
 from reprscope.nano.denoiser import CAPTION_DROPOUT, Denoiser, Stage, tokenize, train_denoiser
 from reprscope.nano.export import export_pipeline
-from reprscope.nano.judge import judge
 from reprscope.nano.latents import load_or_encode, scaling_factor
 from reprscope.nano.loop import Budget, Trainer
 from reprscope.nano.tokenizer import write_tokenizer
@@ -150,5 +149,4 @@ def train(output: Path, work: Path, plan: Plan) -> None:
         seed=plan.seed,
         small_share=plan.small_share,
         dropout=CAPTION_DROPOUT,
-        measured=judge(output, pictures, threads=plan.threads),
     )
