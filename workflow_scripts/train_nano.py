@@ -24,7 +24,7 @@ def main(
     output: str,
     work: str,
     minutes: float = 150.0,
-    vae_minutes: float = 25.0,
+    vae_minutes: float = 16.5,
     small_share: float = 0.3,
     pictures: int = 18_000,
     threads: int = 2,
@@ -39,7 +39,8 @@ def main(
     work : str
         Folder for pictures, latents, checkpoints and curves.
     minutes, vae_minutes : float
-        Training time of the denoiser and of the VAE, each over all sittings.
+        Training time of the denoiser and of the VAE, each over all sittings. More minutes for the
+        VAE mean new latents and a new denoiser.
     small_share : float
         Share of the denoiser's time that goes to pictures of half the side.
     pictures : int
@@ -72,7 +73,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--output", required=True)
     parser.add_argument("--work", required=True)
     parser.add_argument("--minutes", type=float, default=150.0)
-    parser.add_argument("--vae-minutes", type=float, default=25.0)
+    parser.add_argument("--vae-minutes", type=float, default=16.5)
     parser.add_argument("--small-share", type=float, default=0.3)
     parser.add_argument("--pictures", type=int, default=18_000)
     parser.add_argument("--threads", type=int, default=2)

@@ -87,7 +87,7 @@ def train(output: Path, work: Path, plan: Plan) -> None:
         vae_fidelity["l1"],
     )
 
-    # Latents belong to one VAE; a VAE that was trained on gets new ones.
+    # Latents, and a denoiser of them, belong to one VAE; a VAE that was trained on gets new ones.
     state = f"step-{vae_trainer.state.step}"
     stages = []
     if plan.small_share > 0:
@@ -132,7 +132,7 @@ def train(output: Path, work: Path, plan: Plan) -> None:
         stages,
         tokenize(tokenizer, corpus.captions),
         tokenize(tokenizer, [""])[0],
-        work / "denoiser.pt",
+        work / f"denoiser-{state}.pt",
         Budget(minutes=plan.minutes),
         seed=plan.seed,
         workers=plan.threads,
