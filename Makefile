@@ -18,7 +18,7 @@ check: $(INSTALLED)
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
-	$(BIN)/snakefmt --check --quiet $(SMK)
+	$(BIN)/snakefmt --check $(SMK)
 	$(SNAKEMAKE) --lint
 	for study in config.yaml $(wildcard studies/*.yaml); do \
 		$(SNAKEMAKE) --cores 1 --dry-run --quiet all --configfile $$study || exit 1; \
@@ -27,7 +27,7 @@ check: $(INSTALLED)
 format: $(INSTALLED)
 	$(BIN)/ruff check --fix --quiet
 	$(BIN)/ruff format --quiet
-	$(BIN)/snakefmt --quiet $(SMK)
+	$(BIN)/snakefmt $(SMK)
 
 $(INSTALLED): requirements.lock
 	python3 -m venv .venv
