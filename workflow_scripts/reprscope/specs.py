@@ -15,7 +15,7 @@ from typing import Any
 
 from reprscope import paths, words
 from reprscope.provenance import canonical_json, code_digest
-from reprscope.study import Measurement, Study, template_fields
+from reprscope.study import Measurement, Study
 
 SCRIPTS = Path(__file__).parents[1]
 Wildcards = Mapping[str, Any]
@@ -139,7 +139,11 @@ def report(study: Study) -> str:
     return canonical_json(
         {
             "code": _code(
-                "report.py", *(f"reprscope.tasks.{t.kind}" for t in study.tasks.values())
+                "report.py",
+                *(
+                    f"reprscope.tasks.{study.tasks[e.task].kind}"
+                    for e in study.experiments.values()
+                ),
             ),
             "title": study.title,
             "introduction": words.introduction(study),
@@ -172,14 +176,12 @@ def report(study: Study) -> str:
                     for name in (e.task for e in study.experiments.values())
                 },
                 **{
-                    f"hook set {name}": f"{hookset.store} of {', '.join(hookset.positions)}"
-                    for name, hookset in study.hooksets.items()
+                    f"hook set {name}": f"{study.hooksets[name].store} of "
+                    + ", ".join(study.hooksets[name].positions)
+                    for experiment in study.experiments.values()
+                    for model in experiment.models
+                    for name in study.hooksets_of(experiment, model)
                 },
             },
         }
     )
-
-
-def needs_annotations(study: Study, prompt: str) -> bool:
-    """Whether a prompt's text differs between images."""
-    return bool(template_fields(study.prompts[prompt]))
