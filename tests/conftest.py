@@ -20,8 +20,9 @@ def nano() -> Path:
 def unet(nano):
     import torch
     from reprscope.models.unet import load
+    from reprscope.protocol import Protocol
 
-    return load(nano, dtype=torch.float32, device=torch.device("cpu"))
+    return load(nano, dtype=torch.float32, device=torch.device("cpu"), protocol=Protocol())
 
 
 @pytest.fixture(scope="session")

@@ -15,14 +15,15 @@ if TYPE_CHECKING:
 
 def main(manifest: Path, dataset: Path | None, out: Path, spec: str, gpus: int) -> None:
     """Write the embeddings of the distinct texts that the template gives."""
-    template = json.loads(spec)["template"]
+    settings = json.loads(spec)
+    template = settings["template"]
     rows = [{}] if dataset is None else Annotations(dataset).images().to_dicts()
     texts = sorted(set(prompts.texts(template, rows)))
     with lease(gpus) as device:
         import torch
-        from reprscope.models.text import encode_prompts
+        from reprscope.models.denoiser import family
 
-        embeddings = encode_prompts(
+        embeddings = family(settings["family"]).encode_prompts(
             manifest.parent / "snapshot", texts, device=torch.device(device)
         )
     prompts.write(out, texts, embeddings, spec=spec)

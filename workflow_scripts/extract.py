@@ -38,7 +38,10 @@ def main(
         protocol, timestep = Protocol(**settings["protocol"]), settings["timestep"]
         dtype = torch_dtype(settings["precision"], device)
         denoiser = family(settings["family"]).load(
-            model.parent / "snapshot", dtype=dtype, device=torch.device(device)
+            model.parent / "snapshot",
+            dtype=dtype,
+            device=torch.device(device),
+            protocol=protocol,
         )
         rows = Annotations(dataset).images().to_dicts()
         origin = provenance.origin(

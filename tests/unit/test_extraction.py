@@ -11,8 +11,8 @@ from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from reprscope.encoding import encode
 from reprscope.extraction import Capture, batches, extract
 from reprscope.models.denoiser import modules
-from reprscope.models.text import encode_prompts
-from reprscope.models.unet import positions
+from reprscope.models.unet import encode_prompts, positions
+from reprscope.prompts import Prompts
 from reprscope.protocol import Protocol
 from reprscope.store import Representations, writer
 from reprscope.views import View
@@ -23,7 +23,7 @@ SIZES = [(64, 64), (96, 64), (64, 64), (64, 96), (96, 64), (64, 64), (64, 64)]
 
 @pytest.fixture(scope="module")
 def prompt(nano):
-    return encode_prompts(nano, [""], device=torch.device("cpu"))[0]
+    return encode_prompts(nano, [""], device=torch.device("cpu"))["embedding"][0]
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,7 @@ def run(path, unet, latents, prompt, *, wanted=BLOCKS, size=4, timestep=50, seed
         Representations([latents]) as source,
         writer(path, spec="{}", provenance={"positions": wanted}, dtype=np.float32) as store,
     ):
-        prompts = dict.fromkeys(source.image_ids, prompt)
+        prompts = Prompts({"embedding": prompt[None]}, dict.fromkeys(source.image_ids, 0))
         extract(
             unet,
             batches(source, prompts, seed=seed, protocol=chosen, scaling=0.7, shift=0.1, size=size),
@@ -106,7 +106,7 @@ def test_hook_on_a_module_equals_running_that_module(unet):
     module = modules(unet, [name])[name]
     handle = module.register_forward_pre_hook(lambda m, args: seen.update(args=args))
     with Capture(unet, [name]) as capture:
-        found = capture(torch.randn(2, 4, 16, 16), 10, torch.zeros(2, 16, 64))
+        found = capture(torch.randn(2, 4, 16, 16), 10, {"embedding": torch.zeros(2, 16, 64)})
     handle.remove()
     with torch.inference_mode():
         expected = module(*seen["args"])
@@ -114,7 +114,7 @@ def test_hook_on_a_module_equals_running_that_module(unet):
 
 
 def test_early_exit_equals_the_full_pass_and_runs_nothing_after_it(unet):
-    noised, prompt = torch.randn(2, 4, 16, 16), torch.randn(2, 16, 64)
+    noised, prompt = torch.randn(2, 4, 16, 16), {"embedding": torch.randn(2, 16, 64)}
     ran = []
     handles = [
         module.register_forward_hook(lambda m, a, o, p=p: ran.append(p))
@@ -198,7 +198,7 @@ def test_positions_from_the_configuration_are_the_modules_in_the_order_they_run(
         for p, module in modules(unet, expected).items()
     ]
     with torch.no_grad():
-        unet(torch.randn(1, 4, 16, 16), 0, torch.zeros(1, 16, 64))
+        unet(torch.randn(1, 4, 16, 16), 0, {"embedding": torch.zeros(1, 16, 64)})
     for handle in handles:
         handle.remove()
     assert ran == expected
@@ -207,7 +207,7 @@ def test_positions_from_the_configuration_are_the_modules_in_the_order_they_run(
 def test_layers_inside_a_transformer_block_give_token_grids_of_non_square_images(unet):
     names = ["down_blocks.1.attentions.0.transformer_blocks.0.attn1", "down_blocks.1.attentions.0"]
     with Capture(unet, names) as capture:
-        found = capture(torch.randn(1, 4, 16, 24), 0, torch.zeros(1, 16, 64))
+        found = capture(torch.randn(1, 4, 16, 24), 0, {"embedding": torch.zeros(1, 16, 64)})
     assert found[names[0]].shape[:3] == (1, 8, 12)
     assert found[names[1]].shape[:3] == (1, 8, 12)
 

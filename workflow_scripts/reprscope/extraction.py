@@ -14,13 +14,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from reprscope.coordinates import Affine
 from reprscope.diffusion import noise, shared_noise
 from reprscope.models.denoiser import Denoiser, modules
+from reprscope.prompts import Prompts
 from reprscope.protocol import Protocol
 from reprscope.seeds import item_seed
 from reprscope.store import Representations, Writer
@@ -56,7 +55,7 @@ class Capture:
 
     def _hook(self, position: str) -> Callable[[torch.nn.Module, Any, Any], None]:
         def keep(module: torch.nn.Module, arguments: Any, output: Any) -> None:
-            tokens = self._denoiser.tokens(output, self._grid)
+            tokens = self._denoiser.tokens(position, output, self._grid)
             # A copy: later modules may write into their input.
             self._found[position] = tokens.detach().clone(memory_format=torch.contiguous_format)
             if len(self._found) == self._wanted:
@@ -66,7 +65,7 @@ class Capture:
 
     @torch.inference_mode()
     def __call__(
-        self, latents: torch.Tensor, timestep: int, prompt: torch.Tensor
+        self, latents: torch.Tensor, timestep: int, prompt: Mapping[str, torch.Tensor]
     ) -> dict[str, torch.Tensor]:
         """Token grids (batch, h, w, channels) by position, for noised latents.
 
@@ -74,7 +73,7 @@ class Capture:
         ----------
         latents : tensor, (batch, channels, h, w)
         timestep : int
-        prompt : tensor, (batch, tokens, features)
+        prompt : mapping of tensors, (batch, ...)
         """
         self._found = {}
         self._grid = (latents.shape[2], latents.shape[3])
@@ -98,7 +97,8 @@ class Batch:
     ----------
     latents, noise : float32 tensors, (batch, channels, h, w)
         Latents in the denoiser's units (shifted and scaled).
-    prompt : tensor, (batch, tokens, features)
+    prompt : mapping of tensors, (batch, ...)
+        Entries of :meth:`reprscope.models.denoiser.Family.encode_prompts`.
     """
 
     image_ids: list[str]
@@ -106,12 +106,12 @@ class Batch:
     transforms: list[Affine]
     latents: torch.Tensor
     noise: torch.Tensor
-    prompt: torch.Tensor
+    prompt: dict[str, torch.Tensor]
 
 
 def batches(
     latents: Representations,
-    prompts: Mapping[str, NDArray[np.float32]],
+    prompts: Prompts,
     *,
     seed: int,
     protocol: Protocol,
@@ -125,7 +125,7 @@ def batches(
     ----------
     latents : Representations
         Store with the tables ``mean`` and ``logvar`` in the VAE's units.
-    prompts : mapping of image_id to array, (tokens, features)
+    prompts : Prompts
     seed : int
         Noise seed; together with an image's name it determines that image's noise.
     scaling, shift : float
@@ -148,7 +148,9 @@ def batches(
                 noise=torch.stack(
                     [_noise(clean[0].shape, name, seed, protocol) for name in chosen]
                 ),
-                prompt=torch.from_numpy(np.stack([prompts[name] for name in chosen])),
+                prompt={
+                    key: torch.from_numpy(values) for key, values in prompts.of(chosen).items()
+                },
             )
 
 
@@ -205,7 +207,10 @@ def extract(
             found = capture(
                 noised.to(dtype).contiguous(memory_format=torch.channels_last),
                 timestep,
-                batch.prompt.to(device, dtype, non_blocking=True),
+                {
+                    key: values.to(device, dtype, non_blocking=True)
+                    for key, values in batch.prompt.items()
+                },
             )
             write(batch, {position: found[position] for position in positions})
             progress(len(batch.image_ids))

@@ -15,10 +15,33 @@ from reprscope.files import atomic
 from reprscope.store import reserve
 
 
+class Prompts:
+    """Embeddings of distinct texts, and which text goes with which image.
+
+    Parameters
+    ----------
+    embeddings : mapping of array, (texts, ...)
+        As :meth:`reprscope.models.denoiser.Family.encode_prompts` makes them.
+    row : mapping
+        Row of the embeddings by ``image_id``.
+    """
+
+    def __init__(
+        self, embeddings: Mapping[str, NDArray[np.float32]], row: Mapping[str, int]
+    ) -> None:
+        self._embeddings = embeddings
+        self._row = row
+
+    def of(self, image_ids: Sequence[str]) -> dict[str, NDArray[np.float32]]:
+        """Embeddings (images, ...) of images."""
+        rows = [self._row[name] for name in image_ids]
+        return {key: values[rows] for key, values in self._embeddings.items()}
+
+
 def by_image(
     path: str | os.PathLike[str], template: str, rows: Sequence[Mapping[str, Any]]
-) -> dict[str, NDArray[np.float32]]:
-    """Prompt embedding (tokens, features) of every image.
+) -> Prompts:
+    """Prompts of a dataset's images.
 
     Parameters
     ----------
@@ -29,9 +52,13 @@ def by_image(
     rows : sequence of mapping
         Annotations of the images, ``image_id`` among them.
     """
-    embeddings = read(path)
+    stored, embeddings = read(path)
+    number = {text: row for row, text in enumerate(stored)}
     names = [str(row["image_id"]) for row in rows]
-    return {name: embeddings[text] for name, text in zip(names, texts(template, rows), strict=True)}
+    return Prompts(
+        embeddings,
+        {name: number[text] for name, text in zip(names, texts(template, rows), strict=True)},
+    )
 
 
 def texts(template: str, rows: Iterable[Mapping[str, Any]]) -> list[str]:
@@ -50,22 +77,24 @@ def texts(template: str, rows: Iterable[Mapping[str, Any]]) -> list[str]:
 def write(
     path: str | os.PathLike[str],
     prompts: Sequence[str],
-    embeddings: NDArray[np.float32],
+    embeddings: Mapping[str, NDArray[np.float32]],
     *,
     spec: str,
 ) -> None:
-    """Write embeddings (prompts, tokens, features) of distinct prompts."""
+    """Write embeddings (prompts, ...) of distinct prompts."""
     with atomic(path) as part, h5py.File(part, "w", libver="latest") as file:
-        reserve(file, embeddings.nbytes)
+        reserve(file, sum(values.nbytes for values in embeddings.values()))
         file["text"] = np.array(list(prompts), dtype=h5py.string_dtype())
-        file.create_dataset("embedding", data=embeddings, fletcher32=True)
+        for key, values in embeddings.items():
+            file.create_dataset(f"embeddings/{key}", data=values, fletcher32=True)
         file.attrs["spec"] = spec
 
 
-def read(path: str | os.PathLike[str]) -> dict[str, NDArray[np.float32]]:
-    """Embedding (tokens, features) of each prompt."""
+def read(path: str | os.PathLike[str]) -> tuple[list[str], dict[str, NDArray[np.float32]]]:
+    """Texts, and their embeddings (texts, ...)."""
     try:
         with h5py.File(path, "r") as file:
-            return dict(zip(file["text"].asstr()[:], file["embedding"][:], strict=True))
-    except OSError as error:
+            found = {key: table[:] for key, table in file["embeddings"].items()}
+            return list(file["text"].asstr()[:]), found
+    except (OSError, KeyError) as error:
         raise UserError(f"{path} cannot be read: delete it and run again.") from error

@@ -66,7 +66,14 @@ def encode_images(study: Study, wildcards: Wildcards) -> str:
 def encode_prompts(study: Study, wildcards: Wildcards) -> str:
     """Spec of a prompt's embeddings."""
     prompt = wildcards["prompt"].split("@")[0]
-    return canonical_json({"code": _code("encode_prompts.py"), "template": study.prompts[prompt]})
+    family = study.models[wildcards["text_encoder"]].family
+    return canonical_json(
+        {
+            "code": _code("encode_prompts.py", f"reprscope.models.{family}"),
+            "family": family,
+            "template": study.prompts[prompt],
+        }
+    )
 
 
 def extract(study: Study, wildcards: Wildcards) -> str:

@@ -55,7 +55,7 @@ class DatasetEntry:
     @property
     def provides(self) -> frozenset[str]:
         """Annotations beside the images."""
-        return sources.load(self.source).PROVIDES
+        return sources.load(self.source).provides(self.parameters)
 
     @property
     def shard_names(self) -> list[str]:

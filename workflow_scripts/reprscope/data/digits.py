@@ -13,8 +13,6 @@ import polars as pl
 from reprscope.data.canonical import IMAGES_SCHEMA, Dataset, encode_png
 from reprscope.errors import UserError
 
-PROVIDES = frozenset({"labels", "captions"})
-
 COUNT = 1797
 
 
@@ -47,6 +45,11 @@ class Parameters:
                 f"The digits are {COUNT} images: set train, validation and test to counts "
                 "with at most that sum, and seed to a number from 0."
             )
+
+
+def provides(parameters: Parameters) -> frozenset[str]:
+    """Annotations beside the images."""
+    return frozenset({"labels", "captions"})
 
 
 def build(parameters: Parameters, threads: int) -> Dataset:

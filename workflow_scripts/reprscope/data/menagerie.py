@@ -28,8 +28,6 @@ from reprscope.data.scenes import Scene, render
 from reprscope.errors import UserError
 from reprscope.seeds import item_seed
 
-PROVIDES = frozenset({"labels", "captions", "pairs", "keypoints", "depth", "masks"})
-
 #: Pairs share at least this many visible keypoints.
 SHARED = 3
 
@@ -99,6 +97,11 @@ class Parameters:
                 "validation and test of the menagerie are shares of the images: "
                 "set them between 0 and 1, together at most 1."
             )
+
+
+def provides(parameters: Parameters) -> frozenset[str]:
+    """Annotations beside the images."""
+    return frozenset({"labels", "captions", "pairs", "keypoints", "depth", "masks"})
 
 
 def build(parameters: Parameters, threads: int) -> Dataset:

@@ -9,8 +9,6 @@ import polars as pl
 
 from reprscope.data.canonical import IMAGES_SCHEMA, Dataset, encode_png
 
-PROVIDES = frozenset({"captions"})
-
 #: Loader in `skimage.data` and caption of each photograph.
 PHOTOS = {
     "astronaut": ("astronaut", "a photo of an astronaut in an orange suit"),
@@ -25,6 +23,11 @@ PHOTOS = {
 @dataclass(frozen=True, kw_only=True)
 class Parameters:
     """The photographs have no settings."""
+
+
+def provides(parameters: Parameters) -> frozenset[str]:
+    """Annotations beside the images."""
+    return frozenset({"captions"})
 
 
 def build(parameters: Parameters, threads: int) -> Dataset:

@@ -17,8 +17,8 @@ class Source(Protocol):
     Parameters: type[Any]
     """Frozen dataclass of the settings that a study may write."""
 
-    PROVIDES: frozenset[str]
-    """Annotations beside the images: labels, captions, pairs, keypoints, depth, masks."""
+    def provides(self, parameters: Any) -> frozenset[str]:
+        """Annotations beside the images: labels, captions, pairs, keypoints, depth, masks."""
 
     def build(self, parameters: Any, threads: int) -> Dataset:
         """Make or fetch the dataset."""
@@ -35,9 +35,9 @@ def load(name: str) -> Source:
     names = [info.name for info in pkgutil.iter_modules(reprscope.data.__path__)]
     if name in names:
         module = importlib.import_module(f"reprscope.data.{name}")
-        if hasattr(module, "PROVIDES"):
+        if hasattr(module, "provides"):
             return cast(Source, module)
     known = [
-        n for n in names if hasattr(importlib.import_module(f"reprscope.data.{n}"), "PROVIDES")
+        n for n in names if hasattr(importlib.import_module(f"reprscope.data.{n}"), "provides")
     ]
     raise UserError(f"There is no dataset source {name}: use {' or '.join(known)}.")

@@ -8,11 +8,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
+import numpy as np
+from numpy.typing import NDArray
+
 import reprscope.models
 from reprscope.errors import UserError
 
 if TYPE_CHECKING:
     import torch
+
+    import reprscope.protocol
 
 
 class Denoiser(Protocol):
@@ -27,11 +32,16 @@ class Denoiser(Protocol):
     def add_noise(self, latents: torch.Tensor, noise: torch.Tensor, timestep: int) -> torch.Tensor:
         """Noise latents (batch, channels, h, w) by the model's own schedule."""
 
-    def __call__(self, latents: torch.Tensor, timestep: int, prompt: torch.Tensor) -> torch.Tensor:
-        """Run the denoiser on noised latents."""
+    def __call__(
+        self, latents: torch.Tensor, timestep: int, prompt: Mapping[str, torch.Tensor]
+    ) -> Any:
+        """Run the denoiser on noised latents, with what :meth:`Family.encode_prompts` gives."""
 
-    def tokens(self, output: Any, grid: tuple[int, int]) -> torch.Tensor:
-        """Token grid (batch, h, w, channels) of what a module puts out."""
+    def tokens(self, position: str, output: Any, grid: tuple[int, int]) -> torch.Tensor:
+        """Token grid (batch, h, w, channels) of what the module at a position puts out.
+
+        ``grid`` is (h, w) of the latents.
+        """
 
 
 class Family(Protocol):
@@ -46,8 +56,24 @@ class Family(Protocol):
     def make_untrained(self, folder: Path, out: Path, *, seed: int) -> None:
         """Write a denoiser of the same configuration with new weights to ``out``."""
 
-    def load(self, folder: Path, *, dtype: torch.dtype, device: torch.device) -> Denoiser:
-        """Load the denoiser alone."""
+    def encode_prompts(
+        self, folder: Path, texts: Sequence[str], *, device: torch.device
+    ) -> dict[str, NDArray[np.float32]]:
+        """All that the denoiser wants of texts: arrays with one entry per text.
+
+        ``embedding`` (texts, tokens, features); where the family has it, ``pooled``
+        (texts, features). Text encoders are loaded one after the other and released.
+        """
+
+    def load(
+        self,
+        folder: Path,
+        *,
+        dtype: torch.dtype,
+        device: torch.device,
+        protocol: reprscope.protocol.Protocol,
+    ) -> Denoiser:
+        """Load the denoiser alone, to run under a protocol."""
 
 
 def family(name: str) -> Family:

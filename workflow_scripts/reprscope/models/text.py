@@ -13,9 +13,7 @@ from reprscope.errors import UserError
 
 
 @torch.inference_mode()
-def encode_prompts(
-    folder: Path, texts: Sequence[str], *, device: torch.device
-) -> NDArray[np.float32]:
+def encode_clip(folder: Path, texts: Sequence[str], *, device: torch.device) -> NDArray[np.float32]:
     """Embeddings of texts by the CLIP text encoder of a model folder.
 
     Parameters

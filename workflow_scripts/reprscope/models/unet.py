@@ -13,9 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 from reprscope.diffusion import alphas_cumprod
 from reprscope.errors import UserError
+from reprscope.protocol import Protocol
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
+    from numpy.typing import NDArray
 
 COMPONENT = "unet"
 
@@ -48,28 +51,34 @@ class UNet:
         level = float(self._alphas[timestep])
         return math.sqrt(level) * latents + math.sqrt(1.0 - level) * noise
 
-    def __call__(self, latents: torch.Tensor, timestep: int, prompt: torch.Tensor) -> torch.Tensor:
+    def __call__(
+        self, latents: torch.Tensor, timestep: int, prompt: Mapping[str, torch.Tensor]
+    ) -> torch.Tensor:
         """Run the denoiser.
 
         Parameters
         ----------
         latents : tensor, (batch, channels, h, w)
         timestep : int
-        prompt : tensor, (batch, tokens, features)
+        prompt : mapping
+            ``embedding`` (batch, tokens, features).
         """
         import torch
 
         time = torch.full((len(latents),), timestep, device=latents.device)
-        predicted = self.module(latents, time, encoder_hidden_states=prompt, return_dict=False)
+        predicted = self.module(
+            latents, time, encoder_hidden_states=prompt["embedding"], return_dict=False
+        )
         prediction: torch.Tensor = predicted[0]
         return prediction
 
     @staticmethod
-    def tokens(output: Any, grid: tuple[int, int]) -> torch.Tensor:
+    def tokens(position: str, output: Any, grid: tuple[int, int]) -> torch.Tensor:
         """Token grid (batch, h, w, channels) of a module's output.
 
         Parameters
         ----------
+        position : str
         output
             A tensor, or a tuple whose first entry is the tensor (blocks return their residuals
             too). Feature maps are (batch, channels, h, w); layers inside a transformer block give
@@ -85,7 +94,16 @@ class UNet:
         return tensor.reshape(len(tensor), height, width, -1)
 
 
-def load(folder: Path, *, dtype: torch.dtype, device: torch.device) -> UNet:
+def encode_prompts(
+    folder: Path, texts: Sequence[str], *, device: torch.device
+) -> dict[str, NDArray[np.float32]]:
+    """``embedding`` (texts, tokens, features) of texts; see :mod:`reprscope.models.text`."""
+    from reprscope.models.text import encode_clip
+
+    return {"embedding": encode_clip(folder, texts, device=device)}
+
+
+def load(folder: Path, *, dtype: torch.dtype, device: torch.device, protocol: Protocol) -> UNet:
     """Load the denoiser of a model folder in diffusers' layout; nothing else of it."""
     import torch
     from diffusers import UNet2DConditionModel
