@@ -35,6 +35,7 @@ wildcard_constraints:
     experiment=r"[^/_]+",
     figure=r"[^/_]+",
     resolution=r"\d+",
+    pixels=r"[^/_]+",
     timestep=r"\d+",
     seed=r"\d+",
     shard=r"\d+of\d+",
@@ -69,8 +70,11 @@ def extract_inputs(wildcards):
     """What one extraction reads."""
     shared = study.models[wildcards.model].shared_with
     prompt = study.prompt_key(wildcards.prompt, wildcards.dataset)
+    pixels = study.protocols[wildcards.protocol].pixels
     return {
-        "latents": paths.LATENTS.format(**{**wildcards, "vae": shared}),
+        "latents": paths.LATENTS.format(
+            **{**wildcards, "vae": shared, "pixels": pixels}
+        ),
         "prompt": paths.PROMPTS.format(text_encoder=shared, prompt=prompt),
         "images": paths.IMAGES.format(dataset=wildcards.dataset),
         "model": paths.MANIFEST.format(model=wildcards.model),

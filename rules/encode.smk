@@ -9,9 +9,9 @@ rule encode_images:
     output:
         paths.LATENTS,
     log:
-        "results/logs/encode_images/{dataset}_{view}_{vae}_{resolution}px_{shard}.log",
+        "results/logs/encode_images/{dataset}_{view}_{vae}_{resolution}px_{pixels}_{shard}.log",
     benchmark:
-        "results/benchmarks/encode_images/{dataset}_{view}_{vae}_{resolution}px_{shard}.tsv"
+        "results/benchmarks/encode_images/{dataset}_{view}_{vae}_{resolution}px_{pixels}_{shard}.tsv"
     retries: 1
     conda:
         "../envs/models.yaml"
@@ -25,7 +25,7 @@ rule encode_images:
     params:
         spec=lambda wildcards: specs.encode_images(study, wildcards),
     message:
-        "Encode {wildcards.dataset} ({wildcards.view}, {wildcards.resolution} px, shard {wildcards.shard}) with the VAE of {wildcards.vae}"
+        "Encode {wildcards.dataset} ({wildcards.view}, {wildcards.resolution} px, {wildcards.pixels} range, shard {wildcards.shard}) with the VAE of {wildcards.vae}"
     script:
         "../workflow_scripts/encode_images.py"
 

@@ -16,13 +16,24 @@ def nano() -> Path:
     return NANO
 
 
-@pytest.fixture(scope="session")
-def unet(nano):
+def load_unet(folder: Path, *, dtype=None, upcast_attention: bool = False, **choices):
+    """The U-Net of a model folder on the CPU, in float32 by default, under protocol choices."""
     import torch
     from reprscope.models.unet import load
     from reprscope.protocol import Protocol
 
-    return load(nano, dtype=torch.float32, device=torch.device("cpu"), protocol=Protocol())
+    return load(
+        folder,
+        dtype=dtype or torch.float32,
+        device=torch.device("cpu"),
+        protocol=Protocol(**choices),
+        upcast_attention=upcast_attention,
+    )
+
+
+@pytest.fixture(scope="session")
+def unet(nano):
+    return load_unet(nano)
 
 
 @pytest.fixture(scope="session")

@@ -37,6 +37,7 @@ def main(images: Path, manifest: Path, out: Path, spec: str, gpus: int, batch_si
                 vae,
                 store,
                 resolution=settings["resolution"],
+                pixels=settings["pixels"],
                 batch_size=batch_size,
                 progress=advance,
             )

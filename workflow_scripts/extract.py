@@ -42,6 +42,7 @@ def main(
             dtype=dtype,
             device=torch.device(device),
             protocol=protocol,
+            upcast_attention=settings["upcast_attention"],
         )
         rows = Annotations(dataset).images().to_dicts()
         origin = provenance.origin(

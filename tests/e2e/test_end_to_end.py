@@ -102,7 +102,13 @@ def test_every_file_of_features_says_what_it_was_made_from(finished):
             spec = json.loads(file.attrs["spec"])
             origin = json.loads(file.attrs["provenance"])
         assert spec["timestep"] == int(path.parts[-3].split("_t")[1].split("_")[0])
-        assert spec["protocol"] == {"noise": "per_image", "posterior": "mode"}
+        assert spec["protocol"] == {
+            "pixels": "symmetric",
+            "posterior": "mode",
+            "noise": "per_image",
+            "rescaling": False,
+            "added_conditioning": True,
+        }
         assert origin["precision"] == "float32"
         assert origin["positions"] == ["mid_block", *(f"up_blocks.{i}" for i in range(4))]
         assert {"torch", "diffusers", "h5py"} <= set(origin["versions"])

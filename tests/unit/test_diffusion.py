@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DDPMScheduler
-from reprscope.diffusion import alphas_cumprod, noise, shared_noise
+from reprscope.diffusion import alphas_cumprod, noise, shared_maps
 from reprscope.errors import UserError
 from reprscope.models.unet import UNet
 
@@ -32,6 +32,11 @@ def test_noised_latents_equal_diffusers():
     assert torch.allclose(ours, theirs, atol=1e-5)
 
 
+def test_a_schedule_without_terminal_signal_is_refused():
+    with pytest.raises(UserError, match="rescale_betas_zero_snr"):
+        alphas_cumprod(STABLE_DIFFUSION | {"rescale_betas_zero_snr": True})
+
+
 def test_unknown_schedule_is_named():
     with pytest.raises(UserError, match="beta_schedule sigmoid"):
         alphas_cumprod(STABLE_DIFFUSION | {"beta_schedule": "sigmoid"})
@@ -43,7 +48,16 @@ def test_noise_depends_on_seed_and_image_alone():
     assert torch.equal(first, noise((4, 8, 8), seed=0, image_id="a"))
     assert not torch.equal(first, noise((4, 8, 8), seed=0, image_id="b"))
     assert not torch.equal(first, noise((4, 8, 8), seed=1, image_id="a"))
-    assert torch.equal(shared_noise((4, 8, 8), seed=0), shared_noise((4, 8, 8), seed=0))
+
+
+def test_shared_maps_are_two_draws_of_one_generator():
+    torch.manual_seed(3)
+    first = torch.randn(1, 4, 6, 8)[0]
+    latents = torch.zeros(1, 6, 8, 4).permute(0, 3, 1, 2)  # channels last, as from a picture
+    second = torch.randn_like(latents)[0]
+    posterior, drawn = shared_maps((4, 6, 8), seed=3)
+    assert torch.equal(posterior, first)
+    assert torch.equal(drawn, second)
 
 
 def test_noise_of_different_images_is_standard_normal_and_uncorrelated():

@@ -30,7 +30,15 @@ def prompt(nano):
 def latents(tmp_path_factory, vae):
     path = tmp_path_factory.mktemp("latents") / "latents.h5"
     with writer(path, spec="{}", provenance={}, dtype=np.float32) as store:
-        encode(image_frame(SIZES), View(fit="keep"), vae, store, resolution=96, batch_size=3)
+        encode(
+            image_frame(SIZES),
+            View(fit="keep"),
+            vae,
+            store,
+            resolution=96,
+            pixels="symmetric",
+            batch_size=3,
+        )
     return path
 
 
@@ -60,7 +68,7 @@ def test_encoder_sees_pixels_from_minus_one_to_one(nano, vae):
     pixels = (torch.from_numpy(image).float() / 255 - 0.5) / 0.5
     with torch.no_grad():
         expected = theirs.encode(pixels.permute(2, 0, 1)[None]).latent_dist
-    mean, logvar = vae.encode(image[None])
+    mean, logvar = vae.encode(image[None], pixels="symmetric")
     assert np.allclose(mean[0], expected.mean[0].permute(1, 2, 0), atol=1e-4)
     assert np.allclose(logvar[0], expected.logvar[0].permute(1, 2, 0), atol=1e-4)
     assert mean.shape == (1, 16, 16, 4)
@@ -139,7 +147,9 @@ def test_results_do_not_depend_on_batch_size_or_shards(tmp_path, unet, latents, 
     assert whole.image_ids == wide.image_ids
     frame = image_frame(SIZES)
     with writer(tmp_path / "part.h5", spec="{}", provenance={}, dtype=np.float32) as store:
-        encode(frame[3:], View(fit="keep"), vae, store, resolution=96, batch_size=2)
+        encode(
+            frame[3:], View(fit="keep"), vae, store, resolution=96, pixels="symmetric", batch_size=2
+        )
     part = run(tmp_path / "shard.h5", unet, tmp_path / "part.h5", prompt, size=3)
     for name in whole.image_ids:
         for position in BLOCKS:

@@ -4,8 +4,8 @@ import shutil
 
 import pytest
 import torch
+from conftest import load_unet
 from reprscope.errors import UserError
-from reprscope.models import unet
 from reprscope.models.fetch import fetch_folder, make_untrained, write_manifest
 
 
@@ -42,13 +42,8 @@ def test_the_untrained_twin_is_the_same_network_with_weights_of_its_seed(nano, t
     for name, seed in kinds.items():
         torch.manual_seed(len(name) + seed)
         make_untrained(nano, tmp_path / name, family="unet", seed=seed)
-    states = {
-        name: unet.load(
-            tmp_path / name, dtype=torch.float32, device=torch.device("cpu")
-        ).module.state_dict()
-        for name in kinds
-    }
-    trained = unet.load(nano, dtype=torch.float32, device=torch.device("cpu")).module.state_dict()
+    states = {name: load_unet(tmp_path / name).module.state_dict() for name in kinds}
+    trained = load_unet(nano).module.state_dict()
     assert {k: v.shape for k, v in states["a"].items()} == {k: v.shape for k, v in trained.items()}
     key = "mid_block.resnets.0.conv1.weight"
     assert torch.equal(states["a"][key], states["b"][key])
@@ -61,4 +56,4 @@ def test_a_damaged_download_is_one_sentence(nano, tmp_path):
     weights = tmp_path / "model" / "unet" / "diffusion_pytorch_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
     with pytest.raises(UserError, match=r"U-Net in .* cannot be loaded"):
-        unet.load(tmp_path / "model", dtype=torch.float32, device=torch.device("cpu"))
+        load_unet(tmp_path / "model")

@@ -91,6 +91,16 @@ CHANGES = {
         ],
         {"extract": 2, "evaluate": 2, **AFTER},
     ),
+    "the thesis protocol, whose pixels have another range": (
+        [
+            (
+                "config.yaml",
+                "timesteps: [50, 200]",
+                "timesteps: [50, 200]\n    protocols: [standard, thesis]",
+            ),
+        ],
+        {"encode_images": 1, "extract": 2, "evaluate": 2, **AFTER},
+    ),
     "a view": (
         [
             (

@@ -34,6 +34,11 @@ def alphas_cumprod(config: Mapping[str, Any]) -> NDArray[np.float64]:
     UserError
         For a schedule that is not of this kind.
     """
+    if config.get("rescale_betas_zero_snr"):
+        raise UserError(
+            "The model's scheduler rescales its betas to zero terminal signal, which is not "
+            "supported: use a model without rescale_betas_zero_snr."
+        )
     steps = int(config.get("num_train_timesteps", 1000))
     start, end = float(config.get("beta_start", 1e-4)), float(config.get("beta_end", 0.02))
     schedule = config.get("beta_schedule", "linear")
@@ -68,6 +73,26 @@ def noise(shape: tuple[int, ...], *, seed: int, image_id: str) -> torch.Tensor:
     return torch.randn(shape, generator=generator, dtype=torch.float32)
 
 
-def shared_noise(shape: tuple[int, ...], *, seed: int) -> torch.Tensor:
-    """One noise map for all images, as in the thesis; float32, on the CPU."""
-    return noise(shape, seed=seed, image_id="shared by all images")
+def shared_maps(shape: tuple[int, ...], *, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Two standard normal maps that all images share, as in the thesis; float32, on the CPU.
+
+    They are what sdhelper 1.0.0 draws for a batch of one image after ``torch.manual_seed(seed)``,
+    in its order: first the map that samples the VAE's posterior, then the noise.
+
+    Parameters
+    ----------
+    shape : (channels, h, w)
+    seed : int
+
+    Returns
+    -------
+    posterior, noise : tensors, (channels, h, w)
+    """
+    import torch
+
+    generator = torch.Generator("cpu").manual_seed(seed)
+    posterior = torch.randn(shape, generator=generator)
+    # Its latents lie channels last in memory, since they come from a picture's bytes, and noise is
+    # drawn in the order of memory.
+    drawn = torch.empty((1, *shape), memory_format=torch.channels_last)
+    return posterior, drawn.normal_(generator=generator)[0].contiguous()

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from reprscope.coordinates import Affine
 from reprscope.data.canonical import decode
 from reprscope.models.vae import VAE
+from reprscope.protocol import Pixels
 from reprscope.store import Writer
 from reprscope.views import View
 
@@ -24,6 +25,7 @@ def encode(
     store: Writer,
     *,
     resolution: int,
+    pixels: Pixels,
     batch_size: int,
     progress: Callable[[int], object] = lambda count: None,
 ) -> None:
@@ -40,6 +42,8 @@ def encode(
     store : Writer
     resolution : int
         Longer side of the encoded image in pixels.
+    pixels : {"symmetric", "unit"}
+        Range of pixel values that the VAE is given.
     progress : callable
         Called with the number of images just finished.
     """
@@ -48,9 +52,9 @@ def encode(
         viewed = _view(rows, view, resolution=resolution, multiple=vae.factor)
         while batch := list(islice(viewed, batch_size)):
             names = [name for name, _, _ in batch]
-            pixels = np.stack([image for _, image, _ in batch])
-            mean, logvar = vae.encode(pixels)
-            size = (pixels.shape[2], pixels.shape[1])
+            stack = np.stack([image for _, image, _ in batch])
+            mean, logvar = vae.encode(stack, pixels=pixels)
+            size = (stack.shape[2], stack.shape[1])
             transforms = [transform for _, _, transform in batch]
             store.append(names, [size] * len(names), transforms, {"mean": mean, "logvar": logvar})
             progress(len(names))

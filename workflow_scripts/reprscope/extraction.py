@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import torch
 
 from reprscope.coordinates import Affine
-from reprscope.diffusion import noise, shared_noise
+from reprscope.diffusion import noise, shared_maps
 from reprscope.models.denoiser import Denoiser, modules
 from reprscope.prompts import Prompts
 from reprscope.protocol import Protocol
@@ -159,15 +159,19 @@ def _latent(store: Representations, name: str, seed: int, protocol: Protocol) ->
     if protocol.posterior == "mode":
         return mean
     logvar = torch.from_numpy(store.tokens("logvar", name)).permute(2, 0, 1).clamp(-30.0, 20.0)
-    generator = torch.Generator("cpu").manual_seed(item_seed("posterior", seed, name))
-    return mean + (0.5 * logvar).exp() * torch.randn(mean.shape, generator=generator)
+    if protocol.posterior == "shared_sample":
+        drawn, _ = shared_maps(tuple(mean.shape), seed=seed)
+    else:
+        generator = torch.Generator("cpu").manual_seed(item_seed("posterior", seed, name))
+        drawn = torch.randn(mean.shape, generator=generator)
+    return mean + (0.5 * logvar).exp() * drawn
 
 
 def _noise(shape: torch.Size, name: str, seed: int, protocol: Protocol) -> torch.Tensor:
     if protocol.noise == "none":
         return torch.zeros(shape)
     if protocol.noise == "shared":
-        return shared_noise(tuple(shape), seed=seed)
+        return shared_maps(tuple(shape), seed=seed)[1]
     return noise(tuple(shape), seed=seed, image_id=name)
 
 
@@ -204,13 +208,16 @@ def extract(
             if protocol.noise != "none":
                 drawn = batch.noise.to(device, non_blocking=True)
                 noised = denoiser.add_noise(clean, drawn, timestep)
+            conditions = {
+                key: values.to(device, dtype, non_blocking=True)
+                for key, values in batch.prompt.items()
+            }
+            # Exact in float32, but not in every lower precision.
+            conditions["pixels"] = torch.tensor(batch.pixels, dtype=torch.float32, device=device)
             found = capture(
                 noised.to(dtype).contiguous(memory_format=torch.channels_last),
                 timestep,
-                {
-                    key: values.to(device, dtype, non_blocking=True)
-                    for key, values in batch.prompt.items()
-                },
+                conditions,
             )
             write(batch, {position: found[position] for position in positions})
             progress(len(batch.image_ids))

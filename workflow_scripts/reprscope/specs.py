@@ -58,6 +58,7 @@ def encode_images(study: Study, wildcards: Wildcards) -> str:
             "code": _code("encode_images.py"),
             "view": asdict(study.views[wildcards["view"]]),
             "resolution": int(wildcards["resolution"]),
+            "pixels": wildcards["pixels"],
             "shard": wildcards["shard"],
         }
     )
@@ -80,6 +81,8 @@ def extract(study: Study, wildcards: Wildcards) -> str:
     """Spec of the representations of one shard under one condition."""
     model = study.models[wildcards["model"]]
     hookset = study.hooksets[wildcards["hookset"]]
+    protocol = asdict(study.protocols[wildcards["protocol"]])
+    del protocol["coordinates"]  # a matter of tasks
     return canonical_json(
         {
             "code": _code("extract.py", f"reprscope.models.{model.family}"),
@@ -89,8 +92,9 @@ def extract(study: Study, wildcards: Wildcards) -> str:
             "template": study.prompts[wildcards["prompt"]],
             "timestep": int(wildcards["timestep"]),
             "seed": int(wildcards["seed"]),
-            "protocol": asdict(study.protocols[wildcards["protocol"]]),
+            "protocol": protocol,
             "precision": study.precision,
+            "upcast_attention": model.upcast_attention,
         }
     )
 

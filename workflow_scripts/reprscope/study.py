@@ -25,7 +25,7 @@ from reprscope.models.denoiser import family
 from reprscope.models.fetch import SUFFIXES
 from reprscope.models.positions import resolve
 from reprscope.parameters import build
-from reprscope.protocol import Protocol
+from reprscope.protocol import PROTOCOLS, Protocol
 from reprscope.schema import check_schema
 from reprscope.store import Form
 from reprscope.views import View
@@ -98,6 +98,12 @@ class ModelEntry:
     def timesteps(self) -> int:
         """Number of training timesteps."""
         return int(self._config("scheduler/scheduler_config.json")["num_train_timesteps"])
+
+    @property
+    def upcast_attention(self) -> bool:
+        """Whether attention is computed in float32 in every precision."""
+        component = family(self.family).COMPONENT
+        return bool(self._config(f"{component}/config.json").get("upcast_attention"))
 
     @property
     def files(self) -> list[str]:
@@ -321,7 +327,7 @@ def parse(config: Mapping[str, Any]) -> Study:
             name: build(HookSet, {"name": name, **entry}, entry=f"hooksets.{name}")
             for name, entry in config["hooksets"].items()
         },
-        protocols={"standard": Protocol()}
+        protocols=PROTOCOLS
         | {
             name: build(Protocol, entry, entry=f"protocols.{name}")
             for name, entry in config.get("protocols", {}).items()

@@ -35,7 +35,11 @@ class Denoiser(Protocol):
     def __call__(
         self, latents: torch.Tensor, timestep: int, prompt: Mapping[str, torch.Tensor]
     ) -> Any:
-        """Run the denoiser on noised latents, with what :meth:`Family.encode_prompts` gives."""
+        """Run the denoiser on noised latents.
+
+        ``prompt`` has what :meth:`Family.encode_prompts` gives, and may have ``pixels`` (batch, 2),
+        width and height of the encoded images, for a family that is conditioned on them.
+        """
 
     def tokens(self, position: str, output: Any, grid: tuple[int, int]) -> torch.Tensor:
         """Token grid (batch, h, w, channels) of what the module at a position puts out.
@@ -72,8 +76,12 @@ class Family(Protocol):
         dtype: torch.dtype,
         device: torch.device,
         protocol: reprscope.protocol.Protocol,
+        upcast_attention: bool,
     ) -> Denoiser:
-        """Load the denoiser alone, to run under a protocol."""
+        """Load the denoiser alone, to run under a protocol.
+
+        ``upcast_attention`` makes attention compute in float32 whatever ``dtype`` is.
+        """
 
 
 def family(name: str) -> Family:

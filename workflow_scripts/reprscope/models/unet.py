@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 COMPONENT = "unet"
 
+SIGMA_SPACE = ("EulerAncestralDiscreteScheduler", "EulerDiscreteScheduler")
+"""Samplers that scale the denoiser's input, because their own latents grow with the noise."""
+
 
 class UNet:
     """A denoiser that predicts from noised latents, a timestep and a text embedding.
@@ -32,11 +35,24 @@ class UNet:
         A diffusers ``UNet2DConditionModel``.
     schedule : mapping
         The scheduler's configuration.
+    sized : bool
+        Whether it is conditioned on the pooled text and the image size too (SDXL).
+    rescaling : bool
+        See :class:`reprscope.protocol.Protocol`.
     """
 
-    def __init__(self, module: torch.nn.Module, schedule: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        module: torch.nn.Module,
+        schedule: Mapping[str, Any],
+        *,
+        sized: bool = False,
+        rescaling: bool = False,
+    ) -> None:
         self.module = module.eval().requires_grad_(False)
         self._alphas = alphas_cumprod(schedule)
+        self._sized = sized
+        self._rescaling = rescaling and schedule.get("_class_name") in SIGMA_SPACE
 
     @property
     def timesteps(self) -> int:
@@ -61,13 +77,27 @@ class UNet:
         latents : tensor, (batch, channels, h, w)
         timestep : int
         prompt : mapping
-            ``embedding`` (batch, tokens, features).
+            ``embedding`` (batch, tokens, features); for SDXL also ``pooled`` (batch, features)
+            and ``pixels`` (batch, 2), width and height of the encoded images.
         """
         import torch
 
+        if self._rescaling:
+            latents = latents * math.sqrt(float(self._alphas[timestep]))
         time = torch.full((len(latents),), timestep, device=latents.device)
+        added = None
+        if self._sized:
+            width, height = prompt["pixels"].unbind(1)
+            nothing = torch.zeros_like(width)
+            # Size of the original, corner of the crop, size of the target: the whole image.
+            sizes = [height, width, nothing, nothing, height, width]
+            added = {"text_embeds": prompt["pooled"], "time_ids": torch.stack(sizes, 1)}
         predicted = self.module(
-            latents, time, encoder_hidden_states=prompt["embedding"], return_dict=False
+            latents,
+            time,
+            encoder_hidden_states=prompt["embedding"],
+            added_cond_kwargs=added,
+            return_dict=False,
         )
         prediction: torch.Tensor = predicted[0]
         return prediction
@@ -97,14 +127,52 @@ class UNet:
 def encode_prompts(
     folder: Path, texts: Sequence[str], *, device: torch.device
 ) -> dict[str, NDArray[np.float32]]:
-    """``embedding`` (texts, tokens, features) of texts; see :mod:`reprscope.models.text`."""
-    from reprscope.models.text import encode_clip
+    """Embeddings of texts as the diffusers pipelines make them; see :mod:`reprscope.models.text`.
 
-    return {"embedding": encode_clip(folder, texts, device=device)}
+    Returns
+    -------
+    ``embedding`` (texts, tokens, features): the last hidden state of the text encoder. SDXL has two
+    encoders and takes the hidden states before the last layer, one behind the other along the
+    features, and ``pooled`` (texts, features), the projected text of the second encoder. The empty
+    text is encoded like any other.
+    """
+    import numpy as np
+
+    from reprscope.models.text import clip_text
+
+    if not (folder / "text_encoder_2").is_dir():
+        return {"embedding": clip_text(folder, texts, device=device).last}
+    first = clip_text(folder, texts, device=device)
+    second = clip_text(folder, texts, device=device, number=2)
+    embedding = np.concatenate([first.penultimate, second.penultimate], axis=-1)
+    return {"embedding": embedding, "pooled": second.projected}
 
 
-def load(folder: Path, *, dtype: torch.dtype, device: torch.device, protocol: Protocol) -> UNet:
-    """Load the denoiser of a model folder in diffusers' layout; nothing else of it."""
+def load(
+    folder: Path,
+    *,
+    dtype: torch.dtype,
+    device: torch.device,
+    protocol: Protocol,
+    upcast_attention: bool,
+) -> UNet:
+    """Load the denoiser of a model folder in diffusers' layout; nothing else of it.
+
+    Parameters
+    ----------
+    folder : Path
+    dtype : torch.dtype
+    device : torch.device
+    protocol : Protocol
+        ``rescaling`` and ``added_conditioning`` are read.
+    upcast_attention : bool
+        Compute attention in float32, whatever ``dtype`` is: SD-2 overflows float16 there.
+
+    Raises
+    ------
+    UserError
+        If it cannot be loaded, or is conditioned on more than text and image size.
+    """
     import torch
     from diffusers import UNet2DConditionModel
 
@@ -117,8 +185,39 @@ def load(folder: Path, *, dtype: torch.dtype, device: torch.device, protocol: Pr
             f"The U-Net in {folder} cannot be loaded ({error}): delete the folder and fetch it "
             "again."
         ) from error
+    wanted = module.config["addition_embed_type"]
+    if wanted not in (None, "text_time"):
+        raise UserError(
+            f"The U-Net in {folder} is conditioned on {wanted}, which is not supported: use a "
+            "model of the kinds SD-1, SD-2 or SDXL."
+        )
+    sized = wanted == "text_time" and protocol.added_conditioning
+    if not sized:
+        module.register_to_config(addition_embed_type=None)
+    if upcast_attention and dtype != torch.float32:
+        _upcast_attention(module)
     module.to(device, memory_format=torch.channels_last)
-    return UNet(module, schedule_config(folder))
+    return UNet(module, schedule_config(folder), sized=sized, rescaling=protocol.rescaling)
+
+
+def _upcast_attention(module: torch.nn.Module) -> None:
+    """Make every attention compute in float32, between its projections in lower precision.
+
+    diffusers' processor for fused attention ignores ``upcast_attention``.
+    """
+    from diffusers.models.attention_processor import Attention
+
+    def upcast(_: torch.nn.Module, __: Any, output: torch.Tensor) -> torch.Tensor:
+        return output.float()
+
+    def downcast(projection: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> Any:
+        return (inputs[0].to(next(projection.parameters()).dtype), *inputs[1:])
+
+    for attention in module.modules():
+        if isinstance(attention, Attention):
+            for projection in (attention.to_q, attention.to_k, attention.to_v):
+                projection.register_forward_hook(upcast)
+            attention.to_out[0].register_forward_pre_hook(downcast)
 
 
 def make_untrained(folder: Path, out: Path, *, seed: int) -> None:

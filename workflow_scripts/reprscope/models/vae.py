@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from reprscope.errors import UserError
+from reprscope.protocol import Pixels
 
 
 class VAE:
@@ -27,13 +28,16 @@ class VAE:
         self.factor = 2 ** (len(config["block_out_channels"]) - 1)
 
     @torch.inference_mode()
-    def encode(self, images: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    def encode(
+        self, images: NDArray[np.uint8], *, pixels: Pixels
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Posterior of a batch of images of one size.
 
         Parameters
         ----------
         images : array, (batch, height, width, 3), uint8
-            Scaled here to [-1, 1], the range that the VAE was trained on.
+        pixels : {"symmetric", "unit"}
+            Range that 0 to 255 is scaled to; see :class:`reprscope.protocol.Protocol`.
 
         Returns
         -------
@@ -41,8 +45,8 @@ class VAE:
             In the VAE's own units: not yet shifted and scaled.
         """
         device = next(self.module.parameters()).device
-        pixels = to_unit_range(torch.from_numpy(images).to(device))
-        posterior = cast(Any, self.module).encode(pixels.permute(0, 3, 1, 2)).latent_dist
+        values = to_range(torch.from_numpy(images).to(device), pixels)
+        posterior = cast(Any, self.module).encode(values.permute(0, 3, 1, 2)).latent_dist
         return _channels_last(posterior.mean), _channels_last(posterior.logvar)
 
 
@@ -52,8 +56,10 @@ def scaling(folder: Path) -> tuple[float, float]:
     return float(config["scaling_factor"]), float(config.get("shift_factor") or 0.0)
 
 
-def to_unit_range(images: torch.Tensor) -> torch.Tensor:
-    """Bytes 0..255 to float32 in [-1, 1]: black is -1, white is 1."""
+def to_range(images: torch.Tensor, pixels: Pixels) -> torch.Tensor:
+    """Bytes 0..255 to float32: black is -1 (``symmetric``) or 0 (``unit``), white is 1."""
+    if pixels == "unit":
+        return images.float() / 255.0
     return images.float() / 127.5 - 1.0
 
 
