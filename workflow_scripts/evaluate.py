@@ -21,7 +21,7 @@ def main(representations: list[Path], dataset: Path, out: Path, spec: str) -> No
     task = tasks.load(settings["kind"])
     parameters = build(task.Parameters, settings["parameters"], entry=settings["kind"])
     with Representations(representations) as source:
-        frame = task.measure(source, Annotations(dataset), parameters)
+        frame = task.measure(source, Annotations(dataset), parameters, **settings["protocol"])
     write_frame(frame, out, spec=spec)
 
 

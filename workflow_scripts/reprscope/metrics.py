@@ -51,7 +51,12 @@ def radius(box: NDArray[Any], *, alpha: float) -> Float:
 
 
 def correct(
-    predicted: NDArray[Any], target: NDArray[Any], box: NDArray[Any], *, alpha: float
+    predicted: NDArray[Any],
+    target: NDArray[Any],
+    box: NDArray[Any],
+    *,
+    alpha: float,
+    strict: bool = False,
 ) -> NDArray[np.bool_]:
     """Whether a predicted point is within PCK's radius of the true one.
 
@@ -63,13 +68,16 @@ def correct(
         (..., 4) bounding box of the target image, in the same pixels.
     alpha
         Fraction of the box's longer side.
+    strict
+        Count a prediction at exactly the radius as wrong.
 
     Returns
     -------
     (...) bool.
     """
     offset = np.asarray(predicted, dtype=np.float64) - np.asarray(target, dtype=np.float64)
-    within = np.hypot(offset[..., 0], offset[..., 1]) <= radius(box, alpha=alpha)
+    compare = np.less if strict else np.less_equal
+    within = compare(np.hypot(offset[..., 0], offset[..., 1]), radius(box, alpha=alpha))
     return np.asarray(within, dtype=np.bool_)
 
 

@@ -13,7 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from reprscope import paths, words
+from reprscope import paths, tasks, words
 from reprscope.provenance import canonical_json, code_digest
 from reprscope.study import Measurement, Study
 
@@ -102,11 +102,13 @@ def extract(study: Study, wildcards: Wildcards) -> str:
 def evaluate(study: Study, wildcards: Wildcards) -> str:
     """Spec of one task on one hook set."""
     task = study.tasks[wildcards["task"]]
+    protocol = study.protocols[wildcards["protocol"]]
     return canonical_json(
         {
             "code": _code("evaluate.py", f"reprscope.tasks.{task.kind}"),
             "kind": task.kind,
             "parameters": asdict(task.parameters),
+            "protocol": {part: getattr(protocol, part) for part in tasks.load(task.kind).PROTOCOL},
         }
     )
 

@@ -34,8 +34,16 @@ class Task(Protocol):
     STORES: frozenset[str]
     """Forms of a hook set that it can read: ``"tokens"``, ``"mean"``."""
 
+    PROTOCOL: frozenset[str]
+    """Parts of the protocol that ``measure`` takes as keywords, for instance ``coordinates``."""
+
     def measure(
-        self, representations: Representations, annotations: Annotations, parameters: Any, /
+        self,
+        representations: Representations,
+        annotations: Annotations,
+        parameters: Any,
+        /,
+        **protocol: Any,
     ) -> pl.DataFrame:
         """Return every prediction or value at every position, with a column ``position``."""
 

@@ -7,14 +7,17 @@ image, is the prediction. Three estimators that see no features are scored on th
 
 ``random``
     A uniformly random point of the target image. Its score is the exact expectation, so that no
-    single point is stored (the thesis averages 1000 draws).
+    single point is stored (the thesis averages 1000 draws; figure 9).
 ``same_position``
-    The source point's pixel coordinates, as in the thesis (figure 9).
+    The source point's pixel coordinates in the original images, as in the thesis (figure 9).
 ``same_place_in_box``
     The same relative place in the target's bounding box.
 
 All points are in original pixels: a prediction is mapped back before it is compared, because a view
-that scales the axes differently would turn PCK's disk into an ellipse.
+that scales the axes differently would turn PCK's disk into an ellipse. The thesis compares in
+encoded pixels instead, after cutting points and boxes to whole ones (``coordinates`` of its
+protocol); its estimators without features are in original pixels all the same, so that they do not
+depend on the protocol.
 """
 
 from __future__ import annotations
@@ -32,6 +35,7 @@ from reprscope.coordinates import token_centre, token_index
 from reprscope.errors import UserError
 from reprscope.findings import Findings, chosen_on_validation, interval, where
 from reprscope.metrics import correct, pck, random_correct, same_place_in_box
+from reprscope.protocol import Coordinates
 from reprscope.seeds import item_seed
 from reprscope.similarity import nearest, normalise
 
@@ -45,6 +49,7 @@ if TYPE_CHECKING:
 
 NEEDS: Final = frozenset({"pairs"})
 STORES: Final = frozenset({"tokens"})
+PROTOCOL: Final = frozenset({"coordinates"})
 
 BASELINES: Final = ("random", "same_position", "same_place_in_box")
 SPLITS: Final = ("validation", "test")
@@ -83,11 +88,15 @@ class Parameters:
         Number of resamples of the pairs for the 95 % intervals.
     seed
         Seed of the resamples.
+    strict
+        Count a prediction at exactly that distance as wrong (``<`` in place of ``<=``), as figure
+        9 of the thesis does; it matters where predictions are whole pixels, as ``same_position``.
     """
 
     alphas: tuple[float, ...] = (0.05, 0.1, 0.15)
     bootstrap: int = 1000
     seed: int = 0
+    strict: bool = False
 
     def __post_init__(self) -> None:
         # A study's list becomes a tuple here, so that parameters stay hashable.
@@ -102,10 +111,16 @@ class Parameters:
             raise UserError(f"bootstrap is {self.bootstrap!r}; write a whole number from 1.")
         if not isinstance(self.seed, int):
             raise UserError(f"seed is {self.seed!r}; write a whole number.")
+        if not isinstance(self.strict, bool):
+            raise UserError(f"strict is {self.strict!r}; write true or false.")
 
 
 def measure(
-    representations: Representations, annotations: Annotations, parameters: Parameters
+    representations: Representations,
+    annotations: Annotations,
+    parameters: Parameters,
+    *,
+    coordinates: Coordinates = "exact",
 ) -> pl.DataFrame:
     """Predict every keypoint of the validation and test pairs, at every position.
 
@@ -120,6 +135,9 @@ def measure(
         Pairs, and the sizes of the images.
     parameters
         Settings of the measure; what is measured does not depend on them.
+    coordinates : {"exact", "integer"}
+        With ``integer``, all coordinates and sizes in the rows of ``cosine`` are in pixels of the
+        encoded images, points and boxes cut to whole ones (towards zero), as in the thesis.
 
     Returns
     -------
@@ -139,10 +157,17 @@ def measure(
     """
     points = _points(annotations, representations)
     points, encoded = _encoded(points, representations)
+    seen = points
+    if coordinates == "integer":
+        encoded = {side: np.trunc(xy) for side, xy in encoded.items()}
+        seen = _in_whole_encoded_pixels(points, encoded, representations)
     frames = []
     for position in representations.positions:
-        predicted, similarity = _match(representations, position, points, encoded)
-        frames.append(_rows(points, "cosine", position, predicted, similarity))
+        predicted, similarity = _match(representations, position, points, encoded["source"])
+        if coordinates == "exact":
+            for image, rows in _rows_of(points["target_id"]).items():
+                predicted[rows] = representations.transform(image).back(predicted[rows])
+        frames.append(_rows(seen, "cosine", position, predicted, similarity))
         log.info("matched %d keypoints at %s", len(points), position)
     source = points.select("source_x", "source_y").to_numpy()
     in_box = same_place_in_box(source, _boxes(points, "source_box"), _boxes(points, "target_box"))
@@ -170,7 +195,7 @@ def summarise(measurements: pl.DataFrame, parameters: Parameters) -> pl.DataFram
     """
     positions = measurements["position"].drop_nulls().unique(maintain_order=True).to_list()
     alphas = parameters.alphas
-    scored = _scores(measurements, alphas)
+    scored = _scores(measurements, alphas, strict=parameters.strict)
     rows: list[tuple[object, ...]] = []
     for split in SPLITS:
         of_split = scored.filter(pl.col("split") == split)
@@ -270,8 +295,8 @@ def _check(points: pl.DataFrame, images: set[str]) -> None:
 
 def _encoded(
     points: pl.DataFrame, representations: Representations
-) -> tuple[pl.DataFrame, NDArray[np.float64]]:
-    """Points that both encoded pictures show, and their source point (points, 2) in encoded px."""
+) -> tuple[pl.DataFrame, dict[str, NDArray[np.float64]]]:
+    """Points that both encoded pictures show, and (points, 2) of each side in encoded pixels."""
     shown = np.ones(len(points), dtype=bool)
     encoded = {}
     for side in SIDES:
@@ -291,7 +316,28 @@ def _encoded(
             "correspondence: the view moves every keypoint out of the picture; "
             "use a view that keeps the objects."
         )
-    return points.filter(shown), encoded["source"][shown]
+    return points.filter(shown), {side: xy[shown] for side, xy in encoded.items()}
+
+
+def _in_whole_encoded_pixels(
+    points: pl.DataFrame,
+    encoded: dict[str, NDArray[np.float64]],
+    representations: Representations,
+) -> pl.DataFrame:
+    """Replace points, target boxes and target sizes by whole pixels of the encoded images."""
+    corners = _boxes(points, "target_box").reshape(-1, 2, 2)
+    sizes = np.empty((len(points), 2))
+    for image, rows in _rows_of(points["target_id"]).items():
+        corners[rows] = representations.transform(image).forward(corners[rows])
+        sizes[rows] = representations.pixels(image)
+    # A view that mirrors swaps a box's sides.
+    boxes = np.trunc(np.concatenate([corners.min(axis=1), corners.max(axis=1)], axis=1))
+    columns = {
+        f"{side}_{axis}": encoded[side][:, i] for side in SIDES for i, axis in enumerate("xy")
+    }
+    columns |= {f"target_box_{corner}": boxes[:, i] for i, corner in enumerate(CORNERS)}
+    columns |= {f"target_{length}": sizes[:, i] for i, length in enumerate(("width", "height"))}
+    return points.with_columns(pl.Series(name, values) for name, values in columns.items())
 
 
 def _match(
@@ -300,7 +346,7 @@ def _match(
     points: pl.DataFrame,
     encoded: NDArray[np.float64],
 ) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
-    """Predicted points (points, 2) in original target pixels, and their cosines (points,).
+    """Predicted points (points, 2) in encoded target pixels, and their cosines (points,).
 
     Images that pairs connect are handled together: first the sources' tokens are gathered, then
     each target is searched once for all of its keypoints. Maps stay in memory in between, as far
@@ -336,8 +382,8 @@ def _match(
                 np.stack([queries[row] for row in rows.tolist()]), unit.reshape(-1, unit.shape[-1])
             )
             row, col = np.divmod(index, unit.shape[1])
-            centre = token_centre(row, col, representations.pixels(image), unit.shape[:2])
-            predicted[rows] = representations.transform(image).back(centre)
+            pixels = representations.pixels(image)
+            predicted[rows] = token_centre(row, col, pixels, unit.shape[:2])
     return predicted, similarity
 
 
@@ -415,7 +461,7 @@ def _rows(
     )
 
 
-def _scores(measurements: pl.DataFrame, alphas: tuple[float, ...]) -> pl.DataFrame:
+def _scores(measurements: pl.DataFrame, alphas: tuple[float, ...], *, strict: bool) -> pl.DataFrame:
     """Count the correct keypoints of each pair: a column for each alpha, sorted."""
     keys = ["estimator", "position", "split", "pair_id", "category"]
     rows = measurements.sort(keys, maintain_order=True)
@@ -427,7 +473,7 @@ def _scores(measurements: pl.DataFrame, alphas: tuple[float, ...]) -> pl.DataFra
     pair = rows.select(pl.struct(keys).rle_id()).to_series().to_numpy()
     columns = [pl.Series("points", np.bincount(pair))]
     for alpha in alphas:
-        score = correct(predicted, target, box, alpha=alpha).astype(np.float64)
+        score = correct(predicted, target, box, alpha=alpha, strict=strict).astype(np.float64)
         score[random] = random_correct(target[random], box[random], size[random], alpha=alpha)
         # Not a polars sum, whose order, and so its last bit, may depend on the threads.
         columns.append(pl.Series(str(alpha), np.bincount(pair, weights=score)))

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 NEEDS: Final = frozenset({"labels"})
 STORES: Final = frozenset({"tokens", "mean"})
+PROTOCOL: Final[frozenset[str]] = frozenset()
 
 INITIALISATIONS: Final = ("zeros", "normal")
 _SCORED: Final = ("validation", "test")

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 NEEDS: Final[frozenset[str]] = frozenset()
 STORES: Final = frozenset({"tokens"})
+PROTOCOL: Final[frozenset[str]] = frozenset()
 
 RESTARTS: Final = 4
 """Starts of k-means, of which the one with the smallest inertia is kept."""

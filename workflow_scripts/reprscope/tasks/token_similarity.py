@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 NEEDS: Final[frozenset[str]] = frozenset()
 STORES: Final = frozenset({"tokens"})
+PROTOCOL: Final[frozenset[str]] = frozenset()
 
 _SCHEMA: Final = {
     "image_id": pl.String,

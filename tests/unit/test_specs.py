@@ -1,0 +1,71 @@
+"""Each stage's spec has the parts of a protocol that the stage reads, and no others."""
+
+import json
+from pathlib import Path
+
+import pytest
+from reprscope import specs
+from reprscope.protocol import PROTOCOLS
+from reprscope.study import parse, read
+
+ROOT = Path(__file__).parents[2]
+CONDITION = {
+    "dataset": "creatures",
+    "view": "identity",
+    "model": "nano-sd",
+    "vae": "nano-sd",
+    "resolution": "64",
+    "prompt": "empty",
+    "timestep": "50",
+    "seed": "0",
+    "shard": "0of1",
+    "hookset": "blocks",
+}
+
+
+@pytest.fixture
+def study(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    return parse(
+        read(ROOT / "tests/small.yaml") | {"protocols": {"cut": {"coordinates": "integer"}}}
+    )
+
+
+def test_both_protocols_are_there_in_every_study(study):
+    assert {name: study.protocols[name] for name in PROTOCOLS} == PROTOCOLS
+    assert set(study.protocols) == {"standard", "thesis", "cut"}
+
+
+def test_coordinates_touch_the_task_that_reads_them_and_nothing_else(study):
+    def changed(stage, **wildcards):
+        found = [stage(study, CONDITION | wildcards | {"protocol": p}) for p in ("standard", "cut")]
+        return found[0] != found[1]
+
+    assert changed(specs.evaluate, task="matching")
+    assert not changed(specs.evaluate, task="probe")
+    assert not changed(specs.evaluate, task="maps")
+    assert not changed(specs.extract)
+    spec = json.loads(specs.evaluate(study, CONDITION | {"protocol": "thesis", "task": "matching"}))
+    assert spec["protocol"] == {"coordinates": "integer"}
+
+
+def test_the_range_of_pixels_is_part_of_what_encodes_them(study):
+    spec = json.loads(specs.encode_images(study, CONDITION | {"pixels": "unit"}))
+    assert spec["pixels"] == "unit"
+
+
+def test_upcast_attention_is_what_the_models_configuration_says(study, tmp_path):
+    spec = json.loads(specs.extract(study, CONDITION | {"protocol": "standard"}))
+    assert spec["upcast_attention"] is False
+    config = read(ROOT / "tests/small.yaml")
+    source = Path(config["models"]["nano-sd"]["path"])
+    for name in ("unet/config.json", "scheduler/scheduler_config.json"):
+        target = tmp_path / name
+        target.parent.mkdir()
+        values = json.loads((source / name).read_text())
+        if name.startswith("unet"):
+            values["upcast_attention"] = True
+        target.write_text(json.dumps(values))
+    config["models"]["nano-sd"]["path"] = str(tmp_path)
+    spec = json.loads(specs.extract(parse(config), CONDITION | {"protocol": "standard"}))
+    assert spec["upcast_attention"] is True
