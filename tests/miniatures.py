@@ -170,3 +170,179 @@ def nyu_splits(path: Path, train: list[int], test: list[int]) -> Path:
     columns = {"trainNdxs": train, "testNdxs": test}
     savemat(path, {name: np.array(n, np.uint16)[:, None] for name, n in columns.items()})
     return path
+
+
+def _parquet(path: Path, columns: dict, features: dict) -> None:
+    """A Parquet file as the hub's own converter writes it."""
+    from datasets import Dataset, Features
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Dataset.from_dict(columns, features=Features(features)).to_parquet(path)
+
+
+def picture(width: int, height: int, seed: int, kind: str = "png", mode: str = "RGB") -> dict:
+    """An image as the hub's tables hold it."""
+    buffer = io.BytesIO()
+    Image.fromarray(smooth_image(width, height, seed)).convert(mode).save(buffer, kind)
+    return {"bytes": buffer.getvalue(), "path": f"{seed}.{kind}"}
+
+
+CIFAR10 = "airplane automobile bird cat deer dog frog horse ship truck".split()
+
+
+def _card(config: str, splits: dict[str, str]) -> str:
+    files = "".join(f"  - split: {name}\n    path: {path}\n" for name, path in splits.items())
+    return f"---\nconfigs:\n- config_name: {config}\n  data_files:\n{files}  default: true\n---\n"
+
+
+def cifar10(repository: Path, train: int = 20, test: int = 10) -> Path:
+    """``uoft-cs/cifar10``: PNG of 32 x 32 pixels in the column img."""
+    from datasets import ClassLabel
+    from datasets import Image as Picture
+
+    for split, count, first in (("train", train, 0), ("test", test, 1000)):
+        columns = {
+            "img": [picture(32, 32, first + i) for i in range(count)],
+            "label": [(3 * i) % 10 for i in range(count)],
+        }
+        path = repository / "plain_text" / f"{split}-00000-of-00001.parquet"
+        _parquet(path, columns, {"img": Picture(), "label": ClassLabel(names=CIFAR10)})
+    splits = {split: f"plain_text/{split}-*" for split in ("train", "test")}
+    (repository / "README.md").write_text(_card("plain_text", splits))
+    return repository
+
+
+def cifar100(repository: Path, train: int = 12, test: int = 8) -> Path:
+    """``uoft-cs/cifar100``: as CIFAR-10, with fine and coarse labels."""
+    from datasets import ClassLabel
+    from datasets import Image as Picture
+
+    features = {
+        "img": Picture(),
+        "fine_label": ClassLabel(names=[f"fine {i}" for i in range(100)]),
+        "coarse_label": ClassLabel(names=[f"coarse {i}" for i in range(20)]),
+    }
+    for split, count, first in (("train", train, 0), ("test", test, 1000)):
+        columns = {
+            "img": [picture(32, 32, first + i) for i in range(count)],
+            "fine_label": [7 * i % 100 for i in range(count)],
+            "coarse_label": [7 * i % 20 for i in range(count)],
+        }
+        path = repository / "cifar100" / f"{split}-00000-of-00001.parquet"
+        _parquet(path, columns, features)
+    splits = {split: f"cifar100/{split}-*" for split in ("train", "test")}
+    (repository / "README.md").write_text(_card("cifar100", splits))
+    return repository
+
+
+def tiny_imagenet(repository: Path, train: int = 12, valid: int = 6) -> Path:
+    """``zh-plus/tiny-imagenet``: JPEG of 64 x 64 pixels, some grey; its second split is valid."""
+    from datasets import ClassLabel
+    from datasets import Image as Picture
+
+    features = {"image": Picture(), "label": ClassLabel(names=["n01443537", "n01629819"])}
+    for split, count, first in (("train", train, 0), ("valid", valid, 1000)):
+        columns = {
+            "image": [
+                picture(64, 64, first + i, "jpeg", "L" if i % 3 == 2 else "RGB")
+                for i in range(count)
+            ],
+            "label": [int(i >= count // 2) for i in range(count)],
+        }
+        path = repository / "data" / f"{split}-00000-of-00001-0123456789abcdef.parquet"
+        _parquet(path, columns, features)
+    (repository / "README.md").write_text("---\ntask_categories: [image-classification]\n---\n")
+    return repository
+
+
+#: Rows of ImageNet's training split: class and (width, height); classes come in no order.
+IMAGENET_ROWS = [
+    (0, (400, 400)),
+    (235, (500, 375)),
+    (242, (349, 600)),
+    (242, (351, 500)),
+    (980, (360, 420)),
+    (235, (350, 350)),
+    (282, (640, 400)),
+    (235, (800, 900)),
+    (717, (512, 512)),
+    (282, (400, 360)),
+    (242, (375, 500)),
+    (999, (500, 500)),
+    (980, (500, 355)),
+    (717, (353, 353)),
+    (1, (500, 500)),
+]
+
+
+def imagenet(repository: Path) -> Path:
+    """``ILSVRC/imagenet-1k``: JPEG of any size, one of them in CMYK, and 1,000 names."""
+    from datasets import ClassLabel
+    from datasets import Image as Picture
+
+    features = {"image": Picture(), "label": ClassLabel(names=[f"synset {i}" for i in range(1000)])}
+    shards = (IMAGENET_ROWS[:8], IMAGENET_ROWS[8:14], IMAGENET_ROWS[14:])
+    for number, shard in enumerate(shards):
+        columns = {
+            "image": [
+                picture(*size, 100 * number + i, "jpeg", "CMYK" if size == (640, 400) else "RGB")
+                for i, (_, size) in enumerate(shard)
+            ],
+            "label": [label for label, _ in shard],
+        }
+        path = repository / "data" / f"train-{number:05d}-of-00003.parquet"
+        _parquet(path, columns, features)
+    return repository
+
+
+def captioned(repository: Path, count: int = 30) -> Path:
+    """Any dataset of the hub: Parquet of images, numbers without names, captions and a list."""
+    from datasets import Image as Picture
+    from datasets import List, Value
+
+    features = {
+        "photo": Picture(),
+        "year": Value("int64"),
+        "text": Value("string"),
+        "tags": List(Value("string")),
+    }
+    columns = {
+        "photo": [picture(20, 10 + i % 3, i) for i in range(count)],
+        "year": [1990 + i for i in range(count)],
+        "text": [f"photograph {i}" if i % 5 else None for i in range(count)],
+        "tags": [["a", "b"]] * count,
+    }
+    _parquet(repository / "data" / "validation-00000-of-00001.parquet", columns, features)
+    return repository
+
+
+def image_folder(repository: Path) -> Path:
+    """A dataset of the hub that is a folder of images by class."""
+    for split in ("train", "test"):
+        for label, seed in (("owl", 1), ("newt", 2)):
+            folder = repository / split / label
+            folder.mkdir(parents=True)
+            (folder / "a.jpg").write_bytes(jpeg(24, 18, seed))
+            (folder / "b.jpg").write_bytes(jpeg(18, 24, seed + 10))
+    return repository
+
+
+def web_dataset(repository: Path) -> Path:
+    """A dataset of the hub in WebDataset's form: a tar of files with one stem per example."""
+    repository.mkdir(parents=True)
+    with tarfile.open(repository / "train-0000.tar", "w") as tar:
+        for number in range(4):
+            content = {"jpg": jpeg(16 + number, 16, number), "cls": str(number % 2).encode()}
+            for suffix, data in content.items():
+                info = tarfile.TarInfo(f"{number:04d}.{suffix}")
+                info.size = len(data)
+                tar.addfile(info, io.BytesIO(data))
+    return repository
+
+
+def script(repository: Path, mark: Path) -> Path:
+    """A dataset of the hub that is a program; it leaves a mark if it is ever run."""
+    repository.mkdir(parents=True)
+    (repository / f"{repository.name}.py").write_text(f"open({str(mark)!r}, 'w').close()\n")
+    (repository / "README.md").write_text("# a dataset\n")
+    return repository
