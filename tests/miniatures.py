@@ -187,7 +187,7 @@ def picture(width: int, height: int, seed: int, kind: str = "png", mode: str = "
     return {"bytes": buffer.getvalue(), "path": f"{seed}.{kind}"}
 
 
-CIFAR10 = "airplane automobile bird cat deer dog frog horse ship truck".split()
+CIFAR10 = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 
 
 def _card(config: str, splits: dict[str, str]) -> str:
