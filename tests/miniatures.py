@@ -295,7 +295,7 @@ def imagenet(repository: Path) -> Path:
     return repository
 
 
-def captioned(repository: Path, count: int = 30) -> Path:
+def captioned(repository: Path, count: int = 30, folder: str = "data") -> Path:
     """Any dataset of the hub: Parquet of images, numbers without names, captions and a list."""
     from datasets import Image as Picture
     from datasets import List, Value
@@ -312,7 +312,7 @@ def captioned(repository: Path, count: int = 30) -> Path:
         "text": [f"photograph {i}" if i % 5 else None for i in range(count)],
         "tags": [["a", "b"]] * count,
     }
-    _parquet(repository / "data" / "validation-00000-of-00001.parquet", columns, features)
+    _parquet(repository / folder / "validation-00000-of-00001.parquet", columns, features)
     return repository
 
 

@@ -7,12 +7,14 @@ address is the package's own setting, ``HF_ENDPOINT``.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import heapq
 import itertools
 import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from reprscope.errors import UserError
@@ -63,12 +65,12 @@ class Example:
         """Encoded bytes of the image."""
         stored = self._stored
         if isinstance(stored, Mapping):
-            if stored.get("bytes") is None and stored.get("path"):
-                from datasets.utils.file_utils import xopen
+            stored = stored.get("bytes") or stored.get("path")
+        if isinstance(stored, str):
+            from datasets.utils.file_utils import xopen
 
-                with xopen(stored["path"], "rb") as file:
-                    return bytes(file.read())
-            stored = stored.get("bytes")
+            with xopen(stored, "rb") as file:
+                stored = bytes(file.read())
         if not isinstance(stored, bytes):
             raise UserError(f"Row {self.row} has no image: use another `revision` or dataset.")
         return stored
@@ -144,6 +146,9 @@ class HubDataset:
         with _plain(self.name):
             self.check_split(split)
             if streaming:
+                if hasattr(self._builder.config, "decode_num_threads"):
+                    # Or the package would decode images of a folder before they are asked for.
+                    self._builder.config.decode_num_threads = 0
                 table = self._builder.as_streaming_dataset(split=split)._resolve_features()
             else:
                 table = self._prepared(split)
@@ -195,8 +200,39 @@ class HubDataset:
     def _prepared(self, split: str) -> Any:
         with _plain(self.name):
             self.check_split(split)
+            if not Path(self._builder.cache_dir).is_dir():
+                self._download()
             self._builder.download_and_prepare()
             return self._builder.as_dataset(split=split)
+
+    def _download(self) -> None:
+        """Fetch the data files and compare them with the hub's checksums, which the package omits.
+
+        Raises
+        ------
+        UserError
+            If a file arrived damaged; it is deleted.
+        """
+        from huggingface_hub import hf_hub_download
+
+        for url in itertools.chain.from_iterable(self._builder.config.data_files.values()):
+            place = re.fullmatch(r"hf://datasets/([^@]+)@([^/]+)/(.+)", url)
+            if place is None:
+                continue
+            repository, revision, name = place.groups()
+            path = hf_hub_download(repository, name, repo_type="dataset", revision=revision)
+            # In the hub's cache a large file is a link to one whose name is its SHA-256.
+            blob = Path(path).resolve()
+            if re.fullmatch(r"[0-9a-f]{64}", blob.name):
+                with blob.open("rb") as file:
+                    digest = hashlib.file_digest(file, "sha256").hexdigest()
+                if digest != blob.name:
+                    Path(path).unlink()
+                    blob.unlink()
+                    raise UserError(
+                        f"File {name} of dataset {self.name} arrived damaged and was deleted: run "
+                        "again to fetch it anew."
+                    )
 
 
 def sample(total: int, count: int | None, seed: int) -> list[int]:
