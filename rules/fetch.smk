@@ -6,6 +6,8 @@ for dataset in study.datasets:
     rule:
         name:
             f"fetch_{dataset}"
+        input:
+            lambda wildcards, dataset=dataset: study.datasets[dataset].files,
         output:
             **dataset_files(dataset),
         log:
@@ -16,9 +18,9 @@ for dataset in study.datasets:
             "../envs/data.yaml"
         threads: 2
         resources:
-            mem_mb=4000,
-            disk_mb=2000,
-            runtime=60,
+            mem_mb=study.datasets[dataset].resources["mem_mb"],
+            disk_mb=study.datasets[dataset].resources["disk_mb"],
+            runtime=study.datasets[dataset].resources["runtime"],
         params:
             spec=lambda wildcards, dataset=dataset: specs.fetch_dataset(study, dataset),
         message:

@@ -1,8 +1,18 @@
+import weakref
+from collections.abc import Mapping
+
 import numpy as np
 import polars as pl
 import pytest
 from conftest import image_frame, smooth_image
-from reprscope.data.canonical import Annotations, Dataset, check, read_images, write_dataset
+from reprscope.data.canonical import (
+    Annotations,
+    Dataset,
+    check,
+    read_images,
+    write_dataset,
+    write_maps,
+)
 from reprscope.errors import UserError
 from reprscope.shards import rows
 
@@ -49,12 +59,12 @@ FAULTS = {
         "Pair p names image gone, which is not there",
     ),
     "keypoint outside": (
-        {"pairs": pairs(source_xy=[[[3.0, 40.5]]])},
-        "Pair p has a keypoint outside image image-0",
+        {"pairs": pairs(source_xy=[[[3.0, 40.9]]])},
+        "Pair p has a keypoint far outside image image-0",
     ),
     "negative keypoint": (
-        {"pairs": pairs(target_xy=[[[-0.1, 4.0]]])},
-        "Pair p has a keypoint outside image image-1",
+        {"pairs": pairs(target_xy=[[[-0.9, 4.0]]])},
+        "Pair p has a keypoint far outside image image-1",
     ),
 }
 
@@ -68,10 +78,34 @@ def test_a_fault_is_one_sentence_and_nothing_is_written(fault, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_keypoint_on_the_far_border_is_inside():
-    check(
-        Dataset(images=image_frame([(20, 40), (40, 10)]), pairs=pairs(target_xy=[[[40.0, 10.0]]]))
-    )
+@pytest.mark.parametrize("point", [[40.0, 10.0], [40.7, -0.7]])
+def test_a_keypoint_on_or_just_beyond_the_border_is_kept(point):
+    check(Dataset(images=image_frame([(20, 40), (40, 10)]), pairs=pairs(target_xy=[[point]])))
+
+
+class Maps(Mapping):
+    """Depth maps that count how many of them exist at once."""
+
+    def __init__(self, count):
+        self.count = count
+        self.made = []
+
+    def __getitem__(self, name):
+        assert sum(made() is not None for made in self.made) <= 1
+        values = np.full((30, 20), float(name), np.float32)
+        self.made.append(weakref.ref(values))
+        return values
+
+    def __iter__(self):
+        return map(str, range(self.count))
+
+    def __len__(self):
+        return self.count
+
+
+def test_maps_are_written_one_at_a_time(tmp_path):
+    write_maps(tmp_path / "depth.h5", Maps(40))
+    assert Annotations(tmp_path).depth("39").max() == 39
 
 
 def test_a_truncated_image_is_named(tmp_path):

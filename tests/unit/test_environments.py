@@ -10,6 +10,11 @@ import yaml
 from reprscope import provenance
 
 ROOT = Path(__file__).parents[2]
+SOURCES = [
+    path.stem
+    for path in (ROOT / "workflow_scripts" / "reprscope" / "data").glob("*.py")
+    if "def provides(" in path.read_text()
+]
 ENVIRONMENTS = sorted((ROOT / "envs").glob("*.yaml"))
 DISTRIBUTIONS = {
     "PIL": "pillow",
@@ -17,7 +22,7 @@ DISTRIBUTIONS = {
     "sklearn": "scikit-learn",
     "yaml": "pyyaml",
 }
-DISTRIBUTIONS |= {"vl_convert": "vl-convert-python"}
+DISTRIBUTIONS |= {"vl_convert": "vl-convert-python", "huggingface_hub": "huggingface-hub"}
 
 
 def pins(path: Path) -> dict[str, str]:
@@ -72,7 +77,7 @@ def test_pins_are_those_of_the_lock_file(path):
 @pytest.mark.parametrize("path", ENVIRONMENTS, ids=lambda path: path.stem)
 def test_an_environment_has_what_its_scripts_import(path):
     extra = {
-        "data": ["reprscope.data.menagerie", "reprscope.data.digits", "reprscope.data.photos"],
+        "data": [f"reprscope.data.{name}" for name in SOURCES],
         "models": ["reprscope.models.unet"],
         "training": [],
         "tasks": ["reprscope.tasks.linear_probe", "reprscope.tasks.correspondence"],

@@ -58,6 +58,16 @@ class DatasetEntry:
         return sources.load(self.source).provides(self.parameters)
 
     @property
+    def files(self) -> Sequence[str]:
+        """Local files that the dataset is made from."""
+        return sources.files(sources.load(self.source), self.parameters)
+
+    @property
+    def resources(self) -> Mapping[str, int]:
+        """Memory (MB), disk (MB) and time (minutes) that its fetch needs."""
+        return sources.resources(sources.load(self.source))
+
+    @property
     def shard_names(self) -> list[str]:
         """Names of the shards, such as ``0of2``."""
         return [f"{number}of{self.shards}" for number in range(self.shards)]

@@ -16,7 +16,8 @@ pairs
 keypoints
     ``image_id``, ``keypoint``, ``x``, ``y`` (pixels), ``visible``.
 depth, masks
-    One map per image, (height, width).
+    One map per image, (height, width).  They are written one at a time, so that a source may
+    offer a mapping that reads each map only when it is asked for.
 """
 
 from __future__ import annotations
@@ -37,6 +38,10 @@ from reprscope.errors import UserError
 from reprscope.files import atomic
 from reprscope.store import reserve
 
+#: Annotators click on, or a little beyond, the border; a keypoint farther outside its image than
+#: this share of the longer side is a mistake.
+OUTSIDE = 0.02
+
 SPLITS = ("train", "validation", "test")
 FILES = {
     "pairs": "pairs.parquet",
@@ -52,6 +57,30 @@ IMAGES_SCHEMA = {
     "label": pl.String,
     "caption": pl.String,
     "split": pl.String,
+}
+PAIRS_SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
+    "pair_id": pl.String,
+    "split": pl.String,
+    "category": pl.String,
+    "source_id": pl.String,
+    "target_id": pl.String,
+    "keypoints": pl.List(pl.String),
+    "source_xy": pl.List(pl.List(pl.Float64)),
+    "target_xy": pl.List(pl.List(pl.Float64)),
+    "source_box": pl.List(pl.Float64),
+    "target_box": pl.List(pl.Float64),
+    "viewpoint_variation": pl.Int32,
+    "scale_variation": pl.Int32,
+    "truncation": pl.Int32,
+    "occlusion": pl.Int32,
+    "mirror": pl.Int32,
+}
+KEYPOINTS_SCHEMA = {
+    "image_id": pl.String,
+    "keypoint": pl.String,
+    "x": pl.Float64,
+    "y": pl.Float64,
+    "visible": pl.Boolean,
 }
 
 
@@ -101,7 +130,7 @@ def check(dataset: Dataset) -> None:
     ------
     UserError
         For an empty dataset, doubled names, an unknown split, a pair that names an image which
-        is not there, or a keypoint that lies outside its image.
+        is not there, or a keypoint that lies clearly outside its image.
     """
     images = dataset.images
     if images.is_empty():
@@ -126,9 +155,10 @@ def _check_pairs(pairs: pl.DataFrame, images: pl.DataFrame) -> None:
             if name not in sizes:
                 raise UserError(f"Pair {row['pair_id']} names image {name}, which is not there.")
             xy = np.array(row[f"{side}_xy"], float)
-            if len(xy) and not ((xy >= 0) & (xy <= sizes[name])).all():
+            slack = OUTSIDE * max(sizes[name])
+            if len(xy) and not ((xy >= -slack) & (xy <= np.add(sizes[name], slack))).all():
                 raise UserError(
-                    f"Pair {row['pair_id']} has a keypoint outside image {name}: correct or "
+                    f"Pair {row['pair_id']} has a keypoint far outside image {name}: correct or "
                     "remove the pair."
                 )
 
@@ -147,12 +177,12 @@ def write_dataset(dataset: Dataset, folder: Path) -> None:
 
 
 def write_maps(path: Path, maps: Mapping[str, NDArray[Any]]) -> None:
-    """Write one (height, width) map per image."""
+    """Write one (height, width) map per image; holds one map at a time."""
     import h5py
 
     with atomic(path) as part, h5py.File(part, "w", libver="latest") as file:
-        reserve(file, sum(values.nbytes for values in maps.values()))
         for name, values in maps.items():
+            reserve(file, values.nbytes)
             file.create_dataset(name, data=values, compression="lzf", fletcher32=True)
 
 

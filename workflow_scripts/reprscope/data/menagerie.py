@@ -22,7 +22,13 @@ from functools import partial
 import numpy as np
 import polars as pl
 
-from reprscope.data.canonical import IMAGES_SCHEMA, Dataset, encode_png
+from reprscope.data.canonical import (
+    IMAGES_SCHEMA,
+    KEYPOINTS_SCHEMA,
+    PAIRS_SCHEMA,
+    Dataset,
+    encode_png,
+)
 from reprscope.data.creatures import KEYPOINTS, KINDS
 from reprscope.data.scenes import Scene, render
 from reprscope.errors import UserError
@@ -39,24 +45,6 @@ SCALE = (1.5, 3.0)
 
 #: An animal is truncated if more than this share of its box lies outside the image.
 TRUNCATED = 0.01
-
-PAIRS_SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
-    "pair_id": pl.String,
-    "split": pl.String,
-    "category": pl.String,
-    "source_id": pl.String,
-    "target_id": pl.String,
-    "keypoints": pl.List(pl.String),
-    "source_xy": pl.List(pl.List(pl.Float64)),
-    "target_xy": pl.List(pl.List(pl.Float64)),
-    "source_box": pl.List(pl.Float64),
-    "target_box": pl.List(pl.Float64),
-    "viewpoint_variation": pl.Int32,
-    "scale_variation": pl.Int32,
-    "truncation": pl.Int32,
-    "occlusion": pl.Int32,
-    "mirror": pl.Int32,
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,13 +133,7 @@ def build(parameters: Parameters, threads: int) -> Dataset:
             for name in KEYPOINTS
             for point in (scene.keypoints[name],)
         ],
-        schema={
-            "image_id": pl.String,
-            "keypoint": pl.String,
-            "x": pl.Float64,
-            "y": pl.Float64,
-            "visible": pl.Boolean,
-        },
+        schema=KEYPOINTS_SCHEMA,
         orient="row",
     )
     counts = {"validation": parameters.pairs_validation, "test": parameters.pairs_test}

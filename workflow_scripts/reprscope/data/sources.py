@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, cast
 
 import reprscope.data
 from reprscope.data.canonical import Dataset
 from reprscope.errors import UserError
 
+#: What a fetch needs, in MB and minutes, unless the source has ``RESOURCES`` of its own.
+RESOURCES = {"mem_mb": 4000, "disk_mb": 2000, "runtime": 60}
+
 
 class Source(Protocol):
-    """What a module of this package offers if it is a source."""
+    """What a module of this package offers if it is a source.
+
+    Two more are optional: ``RESOURCES``, what a fetch needs (see the constant of this module), and
+    ``files(parameters)``, local files that the dataset is made from.
+    """
 
     Parameters: type[Any]
     """Frozen dataclass of the settings that a study may write."""
@@ -41,3 +49,15 @@ def load(name: str) -> Source:
         n for n in names if hasattr(importlib.import_module(f"reprscope.data.{n}"), "provides")
     ]
     raise UserError(f"There is no dataset source {name}: use {' or '.join(known)}.")
+
+
+def files(source: Source, parameters: Any) -> Sequence[str]:
+    """Local files that a dataset is made from; when one changes, the dataset is made anew."""
+    if not hasattr(source, "files"):
+        return []
+    return cast(Sequence[str], source.files(parameters))
+
+
+def resources(source: Source) -> Mapping[str, int]:
+    """Memory (``mem_mb``), disk (``disk_mb``) and minutes (``runtime``) that a fetch needs."""
+    return cast(Mapping[str, int], getattr(source, "RESOURCES", RESOURCES))
