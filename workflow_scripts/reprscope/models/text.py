@@ -1,38 +1,70 @@
-"""The text encoder: prompts to embeddings. Loaded once per prompt set, then released."""
+"""The CLIP text encoders: prompts to embeddings. Loaded one by one, and released."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 
 from reprscope.errors import UserError
 
 
+@dataclass(frozen=True)
+class ClipText:
+    """What a CLIP text encoder says of texts; float32.
+
+    Attributes
+    ----------
+    last : array, (texts, tokens, features)
+        Last hidden state, after the final layer norm.
+    penultimate : array, (texts, tokens, features)
+        Output of the layer before the last, without the final layer norm.
+    pooled : array, (texts, features)
+        The end token's last hidden state, projected where the encoder has a projection.
+    """
+
+    last: NDArray[np.float32]
+    penultimate: NDArray[np.float32]
+    pooled: NDArray[np.float32]
+
+
 @torch.inference_mode()
-def encode_clip(folder: Path, texts: Sequence[str], *, device: torch.device) -> NDArray[np.float32]:
-    """Embeddings of texts by the CLIP text encoder of a model folder.
+def clip_text(
+    folder: Path, texts: Sequence[str], *, device: torch.device, number: int = 1
+) -> ClipText:
+    """Encode texts by a CLIP text encoder of a model folder, in float32.
 
     Parameters
     ----------
     folder : Path
-        Model folder in diffusers' layout, with ``tokenizer`` and ``text_encoder``.
+        Model folder in diffusers' layout.
     texts : sequence of str
+        Padded and cut to the tokenizer's full length, as in the diffusers pipelines.
+    number : int
+        1 for ``text_encoder`` and ``tokenizer``, 2 for ``text_encoder_2`` and ``tokenizer_2``.
 
-    Returns
-    -------
-    array, (texts, tokens, features), float32
-        Last hidden state, padded to the tokenizer's full length as in the diffusers pipeline.
+    Raises
+    ------
+    UserError
+        If the encoder cannot be loaded.
     """
-    from transformers import CLIPTextModel, CLIPTokenizer
+    from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
+    suffix = "" if number == 1 else f"_{number}"
+    weights = folder / f"text_encoder{suffix}"
     try:
-        tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
-        encoder = CLIPTextModel.from_pretrained(folder / "text_encoder", dtype=torch.float32)
-    except (OSError, ValueError) as error:
+        config = json.loads((weights / "config.json").read_text(encoding="utf-8"))
+        projects = "CLIPTextModelWithProjection" in config.get("architectures", ())
+        kind = CLIPTextModelWithProjection if projects else CLIPTextModel
+        tokenizer = CLIPTokenizer.from_pretrained(folder / f"tokenizer{suffix}")
+        encoder = kind.from_pretrained(weights, dtype=torch.float32)
+    except (OSError, SafetensorError, ValueError) as error:
         raise UserError(
             f"The text encoder in {folder} cannot be loaded ({error}): delete the folder and fetch "
             "it again."
@@ -45,6 +77,14 @@ def encode_clip(folder: Path, texts: Sequence[str], *, device: torch.device) -> 
         truncation=True,
         return_tensors="pt",
     )
-    hidden = encoder(batch.input_ids.to(device)).last_hidden_state
-    array: NDArray[np.float32] = hidden.float().cpu().numpy()
+    found = encoder(batch.input_ids.to(device), output_hidden_states=True)
+    return ClipText(
+        last=_array(found.last_hidden_state),
+        penultimate=_array(found.hidden_states[-2]),
+        pooled=_array(found.text_embeds if projects else found.pooler_output),
+    )
+
+
+def _array(values: torch.Tensor) -> NDArray[np.float32]:
+    array: NDArray[np.float32] = values.float().cpu().numpy()
     return array

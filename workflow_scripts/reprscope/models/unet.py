@@ -98,9 +98,9 @@ def encode_prompts(
     folder: Path, texts: Sequence[str], *, device: torch.device
 ) -> dict[str, NDArray[np.float32]]:
     """``embedding`` (texts, tokens, features) of texts; see :mod:`reprscope.models.text`."""
-    from reprscope.models.text import encode_clip
+    from reprscope.models.text import clip_text
 
-    return {"embedding": encode_clip(folder, texts, device=device)}
+    return {"embedding": clip_text(folder, texts, device=device).last}
 
 
 def load(folder: Path, *, dtype: torch.dtype, device: torch.device, protocol: Protocol) -> UNet:
