@@ -1,6 +1,7 @@
 """The transformer families against diffusers' own pipelines, at a tiny width."""
 
 import json
+import shutil
 import weakref
 
 import numpy as np
@@ -192,6 +193,39 @@ def test_a_damaged_text_encoder_is_one_sentence(tmp_path):
     (folder / "text_encoder" / "config.json").unlink()
     with pytest.raises(UserError, match=r"text encoder in .* cannot be loaded"):
         text.clip_text(folder, [""], device=CPU)
+
+
+def test_a_tokenizer_without_its_words_is_refused(tmp_path):
+    """transformers makes an empty one instead, which takes every word for the same unknown."""
+    folder = tiny_models.flux(tmp_path / "model")
+    (folder / "tokenizer_2" / "tokenizer.json").rename(folder / "tokenizer_2" / "spiece.model")
+    with pytest.raises(UserError, match=r"tokenizer_2 has no tokenizer\.json: delete"):
+        flux.encode_prompts(folder, [""], device=CPU)
+    for file in (folder / "tokenizer").glob("*.json"):
+        file.unlink()
+    with pytest.raises(UserError, match=r"no tokenizer\.json, or vocab\.json and merges\.txt"):
+        flux.encode_prompts(folder, [""], device=CPU)
+
+
+def test_the_tokenizer_of_released_models_is_read_from_its_json(model, tmp_path):
+    """Their settings date from the time when a prefix space asked for the slow tokenizer."""
+    number = 3 if model.family is sd3 else 2
+    folder = tmp_path / "model"
+    shutil.copytree(model.folder, folder)
+    settings = {
+        "add_prefix_space": True,
+        "extra_ids": 0,
+        "legacy": True,
+        "model_max_length": 512,
+        "sp_model_kwargs": {},
+        "tokenizer_class": "T5Tokenizer",
+    }
+    vocabulary = folder / f"tokenizer_{number}"
+    (vocabulary / "tokenizer_config.json").write_text(json.dumps(settings))
+    (vocabulary / "spiece.model").write_bytes(b"not read")
+    choices = {"number": number, "tokens": 16, "device": CPU}
+    ours = t5.t5_text(folder, TEXTS, **choices)
+    assert np.array_equal(ours, t5.t5_text(model.folder, TEXTS, **choices))
 
 
 # The denoiser.

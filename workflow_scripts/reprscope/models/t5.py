@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 
 from reprscope.errors import UserError
+from reprscope.models.text import check_tokenizer
 
 BATCH = 8
 """Texts that are encoded at a time."""
@@ -46,15 +47,18 @@ def t5_text(
     Raises
     ------
     UserError
-        If the encoder cannot be loaded.
+        If the encoder or its tokenizer cannot be loaded.
     """
     from transformers import T5EncoderModel, T5TokenizerFast
 
+    vocabulary = folder / f"tokenizer_{number}"
+    # Not spiece.model, which needs the package sentencepiece; released models have both.
+    check_tokenizer(vocabulary, ("tokenizer.json",))
     dtype: Any = torch.float32 if device.type == "cpu" else "auto"
     try:
-        tokenizer = T5TokenizerFast.from_pretrained(folder / f"tokenizer_{number}")
+        tokenizer = T5TokenizerFast.from_pretrained(vocabulary)
         encoder = T5EncoderModel.from_pretrained(folder / f"text_encoder_{number}", dtype=dtype)
-    except (ImportError, OSError, SafetensorError, ValueError) as error:
+    except (OSError, SafetensorError, ValueError) as error:
         raise UserError(
             f"The T5 text encoder in {folder} cannot be loaded ({error}): delete the folder and "
             "fetch it again."

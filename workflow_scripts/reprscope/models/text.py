@@ -52,17 +52,19 @@ def clip_text(
     Raises
     ------
     UserError
-        If the encoder cannot be loaded.
+        If the encoder or its tokenizer cannot be loaded.
     """
     from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
     suffix = "" if number == 1 else f"_{number}"
     weights = folder / f"text_encoder{suffix}"
+    vocabulary = folder / f"tokenizer{suffix}"
+    check_tokenizer(vocabulary, ("tokenizer.json",), ("vocab.json", "merges.txt"))
     try:
         config = json.loads((weights / "config.json").read_text(encoding="utf-8"))
         projects = "CLIPTextModelWithProjection" in config.get("architectures", ())
         kind = CLIPTextModelWithProjection if projects else CLIPTextModel
-        tokenizer = CLIPTokenizer.from_pretrained(folder / f"tokenizer{suffix}")
+        tokenizer = CLIPTokenizer.from_pretrained(vocabulary)
         encoder = kind.from_pretrained(weights, dtype=torch.float32)
     except (OSError, SafetensorError, ValueError) as error:
         raise UserError(
@@ -83,6 +85,24 @@ def clip_text(
         penultimate=_array(found.hidden_states[-2]),
         pooled=_array(found.text_embeds if projects else found.pooler_output),
     )
+
+
+def check_tokenizer(folder: Path, *forms: Sequence[str]) -> None:
+    """Check that a tokenizer's files are there, in one of the given forms.
+
+    Without them transformers makes a tokenizer that knows no words, and says nothing.
+
+    Raises
+    ------
+    UserError
+        If they are not.
+    """
+    if not any(all((folder / name).is_file() for name in form) for form in forms):
+        wanted = ", or ".join(" and ".join(form) for form in forms)
+        raise UserError(
+            f"{folder} has no {wanted}: delete the model's folder and fetch it again, or save the "
+            "tokenizer there with transformers' save_pretrained."
+        )
 
 
 def _array(values: torch.Tensor) -> NDArray[np.float32]:
