@@ -420,6 +420,13 @@ def test_a_damaged_transformer_is_one_sentence(tmp_path):
         sd3.load(folder, dtype=torch.float32, device=CPU, protocol=Protocol())
 
 
+@pytest.mark.parametrize("family", [sd3, flux])
+def test_upcast_attention_is_refused_before_anything_is_loaded(family, tmp_path):
+    choices = {"dtype": torch.float16, "device": CPU, "protocol": Protocol()}
+    with pytest.raises(UserError, match="precision: float32"):
+        family.load(tmp_path, upcast_attention=True, **choices)
+
+
 # Names.
 
 FLUX = flux.positions({"num_layers": 19, "num_single_layers": 38})

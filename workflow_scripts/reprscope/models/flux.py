@@ -16,6 +16,7 @@ from reprscope.models.transformer import (
     Transformer,
     image_stream,
     load_module,
+    refuse_upcast,
     to_grid,
     write_untrained,
 )
@@ -151,13 +152,27 @@ def encode_prompts(
     return {"embedding": compact(long), "pooled": pooled}
 
 
-def load(folder: Path, *, dtype: torch.dtype, device: torch.device, protocol: Protocol) -> Flux:
+def load(
+    folder: Path,
+    *,
+    dtype: torch.dtype,
+    device: torch.device,
+    protocol: Protocol,
+    upcast_attention: bool = False,
+) -> Flux:
     """Load the denoiser of a model folder in diffusers' layout; nothing else of it.
 
     Of the protocol nothing applies that a denoiser decides.
+
+    Raises
+    ------
+    UserError
+        If it cannot be loaded, its scheduler is not one of flow matching, or attention is to be
+        upcast, which no model of the family asks for.
     """
     from diffusers import FluxTransformer2DModel
 
+    refuse_upcast(upcast_attention)
     schedule = read_schedule(folder)
     module: Any = load_module(FluxTransformer2DModel, folder, dtype=dtype, device=device)
     return Flux(module, schedule, guided=module.config["guidance_embeds"])

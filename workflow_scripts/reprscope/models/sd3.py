@@ -16,6 +16,7 @@ from reprscope.models.transformer import (
     Transformer,
     image_stream,
     load_module,
+    refuse_upcast,
     to_grid,
     write_untrained,
 )
@@ -115,13 +116,27 @@ def encode_prompts(
     }
 
 
-def load(folder: Path, *, dtype: torch.dtype, device: torch.device, protocol: Protocol) -> SD3:
+def load(
+    folder: Path,
+    *,
+    dtype: torch.dtype,
+    device: torch.device,
+    protocol: Protocol,
+    upcast_attention: bool = False,
+) -> SD3:
     """Load the denoiser of a model folder in diffusers' layout; nothing else of it.
 
     Of the protocol nothing applies that a denoiser decides.
+
+    Raises
+    ------
+    UserError
+        If it cannot be loaded, its scheduler is not one of flow matching, or attention is to be
+        upcast, which no model of the family asks for.
     """
     from diffusers import SD3Transformer2DModel
 
+    refuse_upcast(upcast_attention)
     schedule = read_schedule(folder)
     module: Any = load_module(SD3Transformer2DModel, folder, dtype=dtype, device=device)
     config = module.config

@@ -116,6 +116,15 @@ def to_grid(stream: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
     return stream.reshape(len(stream), *grid, stream.shape[2])
 
 
+def refuse_upcast(upcast_attention: bool) -> None:
+    """Refuse to compute attention alone in float32, which is for U-Nets."""
+    if upcast_attention:
+        raise UserError(
+            "The transformer families cannot upcast attention alone: remove upcast_attention from "
+            "the model, and set `precision: float32` if its numbers overflow."
+        )
+
+
 def load_module(
     kind: Any, folder: Path, *, dtype: torch.dtype, device: torch.device
 ) -> torch.nn.Module:
