@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 from reprscope import provenance
+from reprscope.models.denoiser import families
 
 ROOT = Path(__file__).parents[2]
 SOURCES = [
@@ -78,7 +79,7 @@ def test_pins_are_those_of_the_lock_file(path):
 def test_an_environment_has_what_its_scripts_import(path):
     extra = {
         "data": [f"reprscope.data.{name}" for name in SOURCES],
-        "models": ["reprscope.models.unet"],
+        "models": [f"reprscope.models.{name}" for name in families()],
         "training": [],
         "tasks": ["reprscope.tasks.linear_probe", "reprscope.tasks.correspondence"],
         "figures": ["reprscope.figures.block_bars", "reprscope.figures.token_maps"],

@@ -27,12 +27,12 @@ class Prompts:
     """
 
     def __init__(
-        self, embeddings: Mapping[str, NDArray[np.float32]], row: Mapping[str, int]
+        self, embeddings: Mapping[str, NDArray[np.floating[Any]]], row: Mapping[str, int]
     ) -> None:
         self._embeddings = embeddings
         self._row = row
 
-    def of(self, image_ids: Sequence[str]) -> dict[str, NDArray[np.float32]]:
+    def of(self, image_ids: Sequence[str]) -> dict[str, NDArray[np.floating[Any]]]:
         """Embeddings (images, ...) of images."""
         rows = [self._row[name] for name in image_ids]
         return {key: values[rows] for key, values in self._embeddings.items()}
@@ -77,7 +77,7 @@ def texts(template: str, rows: Iterable[Mapping[str, Any]]) -> list[str]:
 def write(
     path: str | os.PathLike[str],
     prompts: Sequence[str],
-    embeddings: Mapping[str, NDArray[np.float32]],
+    embeddings: Mapping[str, NDArray[np.floating[Any]]],
     *,
     spec: str,
 ) -> None:
@@ -90,7 +90,7 @@ def write(
         file.attrs["spec"] = spec
 
 
-def read(path: str | os.PathLike[str]) -> tuple[list[str], dict[str, NDArray[np.float32]]]:
+def read(path: str | os.PathLike[str]) -> tuple[list[str], dict[str, NDArray[np.floating[Any]]]]:
     """Texts, and their embeddings (texts, ...)."""
     try:
         with h5py.File(path, "r") as file:

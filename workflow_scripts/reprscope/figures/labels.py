@@ -35,7 +35,13 @@ _STAGES = (
     "proj_out",
     "conv_out",
 )
-_LAYERS = {"resnets": (0, 0), "attentions": (0, 1), "downsamplers": (1, 0), "upsamplers": (1, 0)}
+_LAYERS = {
+    "resnets": (0, 0),
+    "attentions": (0, 1),
+    "proj_mlp": (0, 1),
+    "downsamplers": (1, 0),
+    "upsamplers": (1, 0),
+}
 _OUTPUT: Part = (len(_STAGES) + 1, 0, 0, "")
 
 

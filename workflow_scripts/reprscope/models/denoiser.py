@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import pkgutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
@@ -11,7 +10,6 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 import numpy as np
 from numpy.typing import NDArray
 
-import reprscope.models
 from reprscope.errors import UserError
 
 if TYPE_CHECKING:
@@ -62,7 +60,7 @@ class Family(Protocol):
 
     def encode_prompts(
         self, folder: Path, texts: Sequence[str], *, device: torch.device
-    ) -> dict[str, NDArray[np.float32]]:
+    ) -> dict[str, NDArray[np.floating[Any]]]:
         """All that the denoiser wants of texts: arrays with one entry per text.
 
         ``embedding`` (texts, tokens, features); where the family has it, ``pooled``
@@ -92,12 +90,16 @@ def family(name: str) -> Family:
     UserError
         If there is none of that name.
     """
-    known = [info.name for info in pkgutil.iter_modules(reprscope.models.__path__)]
-    if name in known:
-        found = importlib.import_module(f"reprscope.models.{name}")
-        if hasattr(found, "positions") and hasattr(found, "COMPONENT"):
-            return cast(Family, found)
-    raise UserError(f"There is no model family {name}: use unet.")
+    known = families()
+    if name not in known:
+        raise UserError(f"There is no model family {name}: use one of {', '.join(known)}.")
+    return cast(Family, importlib.import_module(f"reprscope.models.{name}"))
+
+
+def families() -> list[str]:
+    """Names of the families: the modules beside this one that name their ``COMPONENT``."""
+    modules = sorted(Path(__file__).parent.glob("*.py"))
+    return [path.stem for path in modules if "\nCOMPONENT = " in path.read_text(encoding="utf-8")]
 
 
 def modules(denoiser: Denoiser, positions: Sequence[str]) -> dict[str, torch.nn.Module]:

@@ -1,7 +1,8 @@
 """How a study names positions.
 
 A position is a module path in diffusers' own spelling; studies may also write the thesis' labels
-(``up[1]``, ``mid``, ``conv-in``) and globs (``up_blocks.*``).
+(``up[1]``, ``mid``, ``conv-in``; for transformers ``block[7]``, ``single[12]``, and ``double[3]``
+for a block with two streams) and globs (``up_blocks.*``, ``single[*]``).
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
+from itertools import groupby
 
 from reprscope.errors import UserError
 
@@ -22,6 +24,8 @@ _LABELS = (
     (re.compile(r"\battn\[(\d+|\*)\]"), r"attentions.\1"),
     (re.compile(r"\bdownsample$"), "downsamplers.0"),
     (re.compile(r"\bupsample$"), "upsamplers.0"),
+    (re.compile(r"\b(?:block|double)\[(\d+|\*)\]"), r"transformer_blocks.\1"),
+    (re.compile(r"\bsingle\[(\d+|\*)\]"), r"single_transformer_blocks.\1"),
 )
 
 
@@ -49,10 +53,20 @@ def resolve(patterns: Sequence[str], positions: Sequence[str], *, entry: str) ->
         depth = path.count(".")
         matches = [p for p in positions if p.count(".") == depth and fnmatchcase(p, path)]
         if not matches:
-            blocks = [p for p in positions if p.count(".") == (0 if "_blocks" not in p else 1)]
+            layer = next(p for p in positions if p not in _blocks(positions))
             raise UserError(
-                f"{entry} has no position {pattern}: its blocks are {', '.join(blocks)}, with "
-                "layers such as mid_block.resnets.0 inside them."
+                f"{entry} has no position {pattern}: its blocks are "
+                f"{', '.join(_runs(_blocks(positions)))}, with layers such as {layer} inside them."
             )
         chosen.update(matches)
     return [position for position in positions if position in chosen]
+
+
+def _blocks(positions: Sequence[str]) -> list[str]:
+    return [p for p in positions if p.count(".") == (1 if "_blocks" in p else 0)]
+
+
+def _runs(blocks: Sequence[str]) -> list[str]:
+    """Names of blocks with each run shortened: ``up_blocks.0 to up_blocks.3``."""
+    runs = [list(run) for _, run in groupby(blocks, key=lambda block: block.split(".")[0])]
+    return [run[0] if len(run) == 1 else f"{run[0]} to {run[-1]}" for run in runs]

@@ -1,0 +1,207 @@
+"""The FLUX family: FLUX.1-schnell and FLUX.1-dev, transformers with double and single blocks.
+
+In double blocks text and image are two streams; in single blocks they are one, text first.
+Reading a study needs :func:`positions` only, so torch is imported where it is used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from reprscope.models.flow import FlowSchedule, read_schedule
+from reprscope.models.transformer import (
+    COMPONENT_FOLDER,
+    Transformer,
+    image_stream,
+    load_module,
+    refuse_upcast,
+    to_grid,
+    write_untrained,
+)
+from reprscope.protocol import Protocol
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from numpy.typing import NDArray
+
+COMPONENT = COMPONENT_FOLDER
+
+PATCH = 2
+"""Latents per side of a token: the pipeline packs them, the module knows nothing of it."""
+
+T5_TOKENS = 512
+"""Length of the T5 embedding: the default of the diffusers pipeline."""
+
+GUIDANCE = 3.5
+"""Guidance of models that were distilled with it: the default of the diffusers pipeline."""
+
+IMAGE_ENTRIES = {
+    "x_embedder": 0,
+    "transformer_blocks": 1,
+    "single_transformer_blocks": 1,
+    "attn": 0,
+    "ff": 0,
+    "proj_mlp": 0,
+    "proj_out": 0,
+}
+"""Which entry of a module's tuple is the image stream: a block gives (text, image), attention
+(image, text), the others a tensor."""
+
+
+class Flux(Transformer):
+    """A denoiser on packed latents, a noise level and two embeddings of a text.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+        A diffusers ``FluxTransformer2DModel``.
+    schedule : FlowSchedule
+    guided : bool
+        Whether it was distilled with guidance, and wants to be told how much (FLUX.1-dev).
+    """
+
+    def __init__(self, module: torch.nn.Module, schedule: FlowSchedule, *, guided: bool) -> None:
+        super().__init__(module, schedule, patch=PATCH)
+        self.guided = guided
+
+    def __call__(
+        self, latents: torch.Tensor, timestep: int, prompt: Mapping[str, torch.Tensor]
+    ) -> torch.Tensor:
+        """Run the denoiser.
+
+        Parameters
+        ----------
+        latents : tensor, (batch, 16, h, w)
+        timestep : int
+            The module gets the noise level of it.
+        prompt : mapping
+            ``embedding`` (batch, tokens, features) and ``pooled`` (batch, features).
+
+        Returns
+        -------
+        tensor, (batch, h / 2 * w / 2, 64)
+            The prediction, packed as :func:`pack` does.
+        """
+        import torch
+
+        count, device = len(latents), latents.device
+        level = self.sigma(latents, timestep) * self.timesteps
+        predicted = self.module(
+            hidden_states=pack(latents),
+            # In this order of rounding and dividing low precisions give what the pipeline gives.
+            timestep=torch.full((count,), level, device=device, dtype=latents.dtype) / 1000,
+            guidance=torch.full((count,), GUIDANCE, device=device) if self.guided else None,
+            encoder_hidden_states=prompt["embedding"],
+            pooled_projections=prompt["pooled"],
+            txt_ids=torch.zeros(prompt["embedding"].shape[1], 3, device=device),
+            img_ids=image_ids(self.grid((latents.shape[2], latents.shape[3]))).to(device),
+            return_dict=False,
+        )
+        prediction: torch.Tensor = predicted[0]
+        return prediction
+
+    def tokens(self, position: str, output: Any, grid: tuple[int, int]) -> torch.Tensor:
+        """Token grid (batch, h, w, channels) of the image stream of a module's output.
+
+        ``grid`` is (h, w) of the latents, which are packed 2 x 2 to tokens.
+        """
+        height, width = self.grid(grid)
+        stream = image_stream(position, output, IMAGE_ENTRIES)
+        if position.startswith("single_transformer_blocks"):
+            # One stream of text and image, except where the block has already cut the text off.
+            stream = stream[:, -height * width :]
+        return to_grid(stream, (height, width))
+
+
+def pack(latents: torch.Tensor) -> torch.Tensor:
+    """Pack latents (batch, channels, h, w) 2 x 2 to tokens (batch, h / 2 * w / 2, channels * 4).
+
+    Tokens follow row by row; in each, the four latents of a channel are together.
+    """
+    batch, channels, height, width = latents.shape
+    h, w = height // PATCH, width // PATCH
+    cells = latents.reshape(batch, channels, h, PATCH, w, PATCH).permute(0, 2, 4, 1, 3, 5)
+    return cells.reshape(batch, h * w, channels * PATCH * PATCH)
+
+
+def image_ids(grid: tuple[int, int]) -> torch.Tensor:
+    """Positions (h * w, 3) of image tokens: 0, row and column, from which attention turns."""
+    import torch
+
+    rows, columns = torch.meshgrid(torch.arange(grid[0]), torch.arange(grid[1]), indexing="ij")
+    return torch.stack([torch.zeros_like(rows), rows, columns], dim=-1).reshape(-1, 3).float()
+
+
+def encode_prompts(
+    folder: Path, texts: Sequence[str], *, device: torch.device
+) -> dict[str, NDArray[np.floating[Any]]]:
+    """Embeddings of texts as the diffusers pipeline makes them.
+
+    Returns
+    -------
+    ``embedding`` (texts, 512, features) of T5, and ``pooled`` (texts, features) of CLIP.
+    """
+    from reprscope.models.t5 import compact, t5_text
+    from reprscope.models.text import clip_text
+
+    pooled = clip_text(folder, texts, device=device).pooled
+    long = t5_text(folder, texts, number=2, tokens=T5_TOKENS, device=device)
+    return {"embedding": compact(long), "pooled": pooled}
+
+
+def load(
+    folder: Path,
+    *,
+    dtype: torch.dtype,
+    device: torch.device,
+    protocol: Protocol,
+    upcast_attention: bool = False,
+) -> Flux:
+    """Load the denoiser of a model folder in diffusers' layout; nothing else of it.
+
+    Of the protocol nothing applies that a denoiser decides.
+
+    Raises
+    ------
+    UserError
+        If it cannot be loaded, its scheduler is not one of flow matching, or attention is to be
+        upcast, which no model of the family asks for.
+    """
+    from diffusers import FluxTransformer2DModel
+
+    refuse_upcast(upcast_attention)
+    schedule = read_schedule(folder)
+    module: Any = load_module(FluxTransformer2DModel, folder, dtype=dtype, device=device)
+    return Flux(module, schedule, guided=module.config["guidance_embeds"])
+
+
+def make_untrained(folder: Path, out: Path, *, seed: int) -> None:
+    """Write an untrained twin of a model's denoiser to ``out``: same configuration, new weights."""
+    from diffusers import FluxTransformer2DModel
+
+    write_untrained(FluxTransformer2DModel, folder, out, seed=seed)
+
+
+def positions(config: Mapping[str, Any]) -> list[str]:
+    """Module paths of a ``FluxTransformer2DModel``, in the order of the forward pass.
+
+    Parameters
+    ----------
+    config : mapping
+        The transformer's ``config.json``: ``num_layers`` (double blocks), ``num_single_layers``.
+    """
+    found = ["x_embedder"]
+    for name, count, inner in (
+        ("transformer_blocks", config.get("num_layers", 19), ("attn", "ff")),
+        (
+            "single_transformer_blocks",
+            config.get("num_single_layers", 38),
+            ("proj_mlp", "attn", "proj_out"),
+        ),
+    ):
+        for i in range(count):
+            found += [*(f"{name}.{i}.{layer}" for layer in inner), f"{name}.{i}"]
+    return [*found, "proj_out"]

@@ -1,0 +1,167 @@
+"""The SD-3 family: Stable Diffusion 3 and 3.5, transformers with a text and an image stream.
+
+Reading a study needs :func:`positions` only, so torch is imported where it is used.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from reprscope.models.flow import read_schedule
+from reprscope.models.transformer import (
+    COMPONENT_FOLDER,
+    Transformer,
+    image_stream,
+    load_module,
+    refuse_upcast,
+    to_grid,
+    write_untrained,
+)
+from reprscope.protocol import Protocol
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from numpy.typing import NDArray
+
+COMPONENT = COMPONENT_FOLDER
+
+T5_TOKENS = 256
+"""Length of the T5 embedding: the default of the diffusers pipeline."""
+
+IMAGE_ENTRIES = {
+    "pos_embed": 0,
+    "transformer_blocks": 1,
+    "attn": 0,
+    "attn2": 0,
+    "ff": 0,
+    "proj_out": 0,
+}
+"""Which entry of a module's tuple is the image stream: a block gives (text, image), attention
+(image, text), the others a tensor."""
+
+
+class SD3(Transformer):
+    """A denoiser on latents, a noise level and two embeddings of a text.
+
+    The module is a diffusers ``SD3Transformer2DModel``.
+    """
+
+    def __call__(
+        self, latents: torch.Tensor, timestep: int, prompt: Mapping[str, torch.Tensor]
+    ) -> torch.Tensor:
+        """Run the denoiser.
+
+        Parameters
+        ----------
+        latents : tensor, (batch, 16, h, w)
+        timestep : int
+            The module gets 1000 times the noise level of it.
+        prompt : mapping
+            ``embedding`` (batch, tokens, features) and ``pooled`` (batch, features).
+        """
+        import torch
+
+        level = self.sigma(latents, timestep) * self.timesteps
+        predicted = self.module(
+            hidden_states=latents,
+            timestep=torch.full((len(latents),), level, device=latents.device),
+            encoder_hidden_states=prompt["embedding"],
+            pooled_projections=prompt["pooled"],
+            return_dict=False,
+        )
+        prediction: torch.Tensor = predicted[0]
+        return prediction
+
+    def tokens(self, position: str, output: Any, grid: tuple[int, int]) -> torch.Tensor:
+        """Token grid (batch, h, w, channels) of the image stream of a module's output.
+
+        ``grid`` is (h, w) of the latents, which the module itself divides into tokens.
+        """
+        return to_grid(image_stream(position, output, IMAGE_ENTRIES), self.grid(grid))
+
+
+def encode_prompts(
+    folder: Path, texts: Sequence[str], *, device: torch.device
+) -> dict[str, NDArray[np.floating[Any]]]:
+    """Embeddings of texts as the diffusers pipeline makes them.
+
+    Returns
+    -------
+    ``embedding`` (texts, tokens, features): first the tokens of the two CLIP encoders, their hidden
+    states before the last layer one behind the other along the features and zeros after them, then
+    256 tokens of T5, or zeros if the folder has no ``text_encoder_3``. ``pooled`` (texts,
+    features): the projected texts of the two CLIP encoders.
+    """
+    import numpy as np
+
+    from reprscope.models.t5 import compact, t5_text
+    from reprscope.models.text import clip_text
+
+    clips = [clip_text(folder, texts, device=device, number=number) for number in (1, 2)]
+    if (folder / "text_encoder_3").is_dir():
+        long = t5_text(folder, texts, number=3, tokens=T5_TOKENS, device=device)
+    else:
+        config = json.loads((folder / COMPONENT / "config.json").read_text(encoding="utf-8"))
+        features = config["joint_attention_dim"]
+        long = np.zeros((len(texts), T5_TOKENS, features), np.float32)
+    short = np.concatenate([clip.penultimate for clip in clips], axis=2)
+    padding = ((0, 0), (0, 0), (0, long.shape[2] - short.shape[2]))
+    return {
+        "embedding": compact(np.concatenate([np.pad(short, padding), long], axis=1)),
+        "pooled": np.concatenate([clip.pooled for clip in clips], axis=1),
+    }
+
+
+def load(
+    folder: Path,
+    *,
+    dtype: torch.dtype,
+    device: torch.device,
+    protocol: Protocol,
+    upcast_attention: bool = False,
+) -> SD3:
+    """Load the denoiser of a model folder in diffusers' layout; nothing else of it.
+
+    Of the protocol nothing applies that a denoiser decides.
+
+    Raises
+    ------
+    UserError
+        If it cannot be loaded, its scheduler is not one of flow matching, or attention is to be
+        upcast, which no model of the family asks for.
+    """
+    from diffusers import SD3Transformer2DModel
+
+    refuse_upcast(upcast_attention)
+    schedule = read_schedule(folder)
+    module: Any = load_module(SD3Transformer2DModel, folder, dtype=dtype, device=device)
+    config = module.config
+    return SD3(module, schedule, patch=config["patch_size"], limit=config["pos_embed_max_size"])
+
+
+def make_untrained(folder: Path, out: Path, *, seed: int) -> None:
+    """Write an untrained twin of a model's denoiser to ``out``: same configuration, new weights."""
+    from diffusers import SD3Transformer2DModel
+
+    write_untrained(SD3Transformer2DModel, folder, out, seed=seed)
+
+
+def positions(config: Mapping[str, Any]) -> list[str]:
+    """Module paths of a ``SD3Transformer2DModel``, in the order of the forward pass.
+
+    Parameters
+    ----------
+    config : mapping
+        The transformer's ``config.json``: ``num_layers``, ``dual_attention_layers``.
+    """
+    dual = config.get("dual_attention_layers") or ()
+    found = ["pos_embed"]
+    for i in range(config.get("num_layers", 18)):
+        block = f"transformer_blocks.{i}"
+        inner = ("attn", "attn2", "ff") if i in dual else ("attn", "ff")
+        found += [*(f"{block}.{name}" for name in inner), block]
+    return [*found, "proj_out"]
