@@ -126,13 +126,9 @@ class Fetched:
         self.home = folder / "home"
         self.mark = folder / "foreign-code-ran"
         served = folder / "hub" / "datasets"
-        miniatures.cifar10(served / "uoft-cs" / "cifar10")
-        miniatures.cifar100(served / "uoft-cs" / "cifar100")
-        miniatures.tiny_imagenet(served / "zh-plus" / "tiny-imagenet")
-        miniatures.imagenet(served / "ILSVRC" / "imagenet-1k")
+        miniatures.hub(served)
         miniatures.imagenet(served / "someone" / "gated")
         miniatures.imagenet(served / "someone" / "imagenet")
-        miniatures.captioned(served / "someone" / "captioned")
         miniatures.captioned(served / "someone" / "damaged", folder="bent")
         miniatures.image_folder(served / "someone" / "folder")
         miniatures.web_dataset(served / "someone" / "web")
@@ -149,7 +145,8 @@ class Fetched:
             # The first download of CIFAR-10 is cut off half way.
             hub.dropped["plain_text/train-00000-of-00001.parquet"] = [9000]
             hub.corrupt.add("bent/validation-00000-of-00001.parquet")
-            self.environment = hub.environment(self.home)
+            # Importing torch takes seconds, and the environment of this stage has none.
+            self.environment = hub.environment(self.home) | {"USE_TORCH": "0"}
             self.ended = fetch(CASES, folder / "out", self.environment)
             self.requests = list(hub.requests)
             hub.corrupt.clear()
