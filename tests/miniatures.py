@@ -36,8 +36,8 @@ SPAIR_IMAGES = {
     },
     "dog": {
         "2009_000446": ("test", (50, 40), [0, 0, 20, 39], {0: [3, 4], 5: [12, 30]}),
-        "2010_000001": ("test", (44, 33), [4, 4, 40, 30], {0: [6, 6], 5: [38, 29]}),
-        "2010_000002": (None, (20, 20), [1, 1, 19, 19], {0: [2, 2], 5: [-0, 20]}),
+        "2010_000001": ("test", (44, 33), [4, 4, 40, 30], {0: [6, 6], 5: [38, 34]}),
+        "2010_000002": (None, (20, 20), [1, 1, 19, 19], {0: [2, 2], 5: [0, 20]}),
     },
 }
 
@@ -346,3 +346,58 @@ def script(repository: Path, mark: Path) -> Path:
     (repository / f"{repository.name}.py").write_text(f"open({str(mark)!r}, 'w').close()\n")
     (repository / "README.md").write_text("# a dataset\n")
     return repository
+
+
+def hub(datasets: Path) -> Path:
+    """The folder ``datasets`` of a stand-in hub with every dataset that sources know by name."""
+    cifar10(datasets / "uoft-cs" / "cifar10")
+    cifar100(datasets / "uoft-cs" / "cifar100")
+    tiny_imagenet(datasets / "zh-plus" / "tiny-imagenet")
+    imagenet(datasets / "ILSVRC" / "imagenet-1k")
+    captioned(datasets / "someone" / "captioned")
+    return datasets
+
+
+def entries(folder: Path) -> dict[str, dict]:
+    """Entries of a study for every source that fetches; those of files have them in ``folder``.
+
+    The others come from a hub as :func:`hub` makes it.
+    """
+    (folder / "photos").mkdir(parents=True)
+    for label in ("owl", "newt"):
+        (folder / "photos" / label).mkdir()
+        for seed in range(3):
+            (folder / "photos" / label / f"{seed}.jpg").write_bytes(jpeg(30, 20 + seed, seed))
+    archive = spair(folder / "SPair-71k.tar.gz")
+    return {
+        "cifar10": {"source": "cifar10", "counts": {"train_images": 20, "test_images": 10}},
+        "cifar100": {"source": "cifar100", "counts": {"train_images": 12, "test_images": 8}},
+        "tiny-imagenet": {
+            "source": "tiny_imagenet",
+            "counts": {"train_images": 12, "test_images": 6},
+        },
+        "imagenet-subset": {"source": "imagenet_subset", "images_per_class": 2},
+        "captioned": {
+            "source": "huggingface",
+            "dataset": "someone/captioned",
+            "splits": {"test": "validation"},
+            "columns": {"image": "photo", "label": "year", "caption": "text"},
+            "images": 6,
+        },
+        "photos": {"source": "folder", "path": str(folder / "photos")},
+        "spair": {
+            "source": "spair",
+            "urls": [str(archive)],
+            "size": archive.stat().st_size,
+            "checksum": sha256(archive),
+            "counts": SPAIR_COUNTS,
+        },
+        "nyu": {
+            "source": "nyu",
+            "urls": [str(nyu(folder / "labeled.mat"))],
+            "splits_urls": [str(nyu_splits(folder / "splits.mat", [1, 2, 4], [3, 5]))],
+            "size": None,
+            "checksum": sha256(folder / "labeled.mat"),
+            "counts": {"images": 5},
+        },
+    }

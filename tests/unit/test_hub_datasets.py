@@ -99,6 +99,7 @@ CASES = {
     "script": ("huggingface", {"dataset": "someone/script", "splits": {"test": "test"}}),
     "tables": ("huggingface", {"dataset": "someone/tables", "splits": {"train": "train"}}),
     "empty": ("huggingface", {"dataset": "someone/empty", "splits": {"train": "train"}}),
+    "pickle": ("huggingface", {"dataset": "someone/pickle", "splits": {"train": "train"}}),
     "damaged": ("huggingface", CAPTIONED | {"dataset": "someone/damaged"}),
     "gated": ("imagenet_subset", {"dataset": "someone/gated"}),
     "missing": ("huggingface", {"dataset": "someone/nowhere", "splits": {"test": "test"}}),
@@ -123,15 +124,11 @@ class Fetched:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.home = folder / "home"
-        self.mark = folder / "the-script-ran"
+        self.mark = folder / "foreign-code-ran"
         served = folder / "hub" / "datasets"
-        miniatures.cifar10(served / "uoft-cs" / "cifar10")
-        miniatures.cifar100(served / "uoft-cs" / "cifar100")
-        miniatures.tiny_imagenet(served / "zh-plus" / "tiny-imagenet")
-        miniatures.imagenet(served / "ILSVRC" / "imagenet-1k")
+        miniatures.hub(served)
         miniatures.imagenet(served / "someone" / "gated")
         miniatures.imagenet(served / "someone" / "imagenet")
-        miniatures.captioned(served / "someone" / "captioned")
         miniatures.captioned(served / "someone" / "damaged", folder="bent")
         miniatures.image_folder(served / "someone" / "folder")
         miniatures.web_dataset(served / "someone" / "web")
@@ -140,12 +137,16 @@ class Fetched:
         (served / "someone" / "tables" / "train.csv").write_text("image\na.png\n")
         (served / "someone" / "empty").mkdir()
         (served / "someone" / "empty" / "README.md").write_text("# nothing\n")
+        (served / "someone" / "pickle").mkdir()
+        bomb = b"cbuiltins\nopen\n(S'%s'\nS'w'\ntR." % bytes(self.mark)
+        (served / "someone" / "pickle" / "train.pkl").write_bytes(bomb)
         with serve(folder / "hub") as hub:
             hub.gated.add("someone/gated")
             # The first download of CIFAR-10 is cut off half way.
             hub.dropped["plain_text/train-00000-of-00001.parquet"] = [9000]
             hub.corrupt.add("bent/validation-00000-of-00001.parquet")
-            self.environment = hub.environment(self.home)
+            # Importing torch takes seconds, and the environment of this stage has none.
+            self.environment = hub.environment(self.home) | {"USE_TORCH": "0"}
             self.ended = fetch(CASES, folder / "out", self.environment)
             self.requests = list(hub.requests)
             hub.corrupt.clear()
@@ -336,6 +337,7 @@ SENTENCES = {
     "script": "is a program that loads data, which is never run",
     "tables": "Dataset someone/tables holds csv files: use one in Parquet",
     "empty": "has no data files that can be read",
+    "pickle": "has no data files that can be read",
     "damaged": "of dataset someone/damaged arrived damaged and was deleted: run again",
     "gated": "is gated: open https://huggingface.co/datasets/someone/gated, accept its terms",
     "missing": "is not on the hub, or is private: correct `dataset`",
@@ -350,7 +352,7 @@ def test_a_fault_is_one_sentence_and_nothing_is_written(fetched, case):
     assert not (fetched.folder / "out" / case).exists()
 
 
-def test_a_dataset_script_never_runs(fetched):
+def test_neither_a_script_nor_a_pickle_runs(fetched):
     assert not fetched.mark.exists()
 
 

@@ -100,6 +100,18 @@ def test_keypoints_of_every_image(dataset):
     ]
 
 
+def test_a_point_just_beyond_the_border_is_moved_onto_it(dataset):
+    pair = dataset.pairs.filter(pl.col("target_id") == "dog/2010_000001").row(0, named=True)
+    assert pair["target_xy"] == [[6.0, 6.0], [38.0, 33.0]]
+    point = dataset.keypoints.filter(
+        (pl.col("image_id") == "dog/2010_000001") & (pl.col("keypoint") == "5")
+    )
+    assert point.select("x", "y").row(0) == (38.0, 33.0)
+    assert source._inside([-10, 20], [30, 20]) == (0.0, 20.0)
+    # Farther out it is a mistake, which the check of the canonical form names.
+    assert source._inside([41, -11], [30, 20]) == (41.0, -11.0)
+
+
 def test_it_goes_through_the_files_and_from_a_server(archive, tmp_path, monkeypatch):
     monkeypatch.setenv("REPRSCOPE_CACHE", str(tmp_path / "cache"))
     with FileServer(archive.parent) as server:

@@ -38,10 +38,6 @@ from reprscope.errors import UserError
 from reprscope.files import atomic
 from reprscope.store import reserve
 
-#: Annotators click on, or a little beyond, the border; a keypoint farther outside its image than
-#: this share of the longer side is a mistake.
-OUTSIDE = 0.02
-
 SPLITS = ("train", "validation", "test")
 FILES = {
     "pairs": "pairs.parquet",
@@ -130,7 +126,7 @@ def check(dataset: Dataset) -> None:
     ------
     UserError
         For an empty dataset, doubled names, an unknown split, a pair that names an image which
-        is not there, or a keypoint that lies clearly outside its image.
+        is not there, or a keypoint that lies outside its image.
     """
     images = dataset.images
     if images.is_empty():
@@ -155,10 +151,9 @@ def _check_pairs(pairs: pl.DataFrame, images: pl.DataFrame) -> None:
             if name not in sizes:
                 raise UserError(f"Pair {row['pair_id']} names image {name}, which is not there.")
             xy = np.array(row[f"{side}_xy"], float)
-            slack = OUTSIDE * max(sizes[name])
-            if len(xy) and not ((xy >= -slack) & (xy <= np.add(sizes[name], slack))).all():
+            if len(xy) and not ((xy >= 0) & (xy <= sizes[name])).all():
                 raise UserError(
-                    f"Pair {row['pair_id']} has a keypoint far outside image {name}: correct or "
+                    f"Pair {row['pair_id']} has a keypoint outside image {name}: correct or "
                     "remove the pair."
                 )
 

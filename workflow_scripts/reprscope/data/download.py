@@ -51,8 +51,8 @@ def fetch(
     Parameters
     ----------
     urls : sequence of str
-        Addresses, tried in order.  One without ``http`` is the path of a file on this machine,
-        which is used where it is.
+        Addresses, tried in order.  Those without ``http`` are paths of files on this machine;
+        they come first and are used where they are.
     what : str
         How to name the file in an error.
     size : int or None
@@ -66,36 +66,47 @@ def fetch(
         If no address gives the file as expected (a wrong one is deleted), or the disk is full.
     """
     failures: list[str] = []
-    target = _target(urls[0], checksum)
-    for url in urls:
-        if not url.startswith(("http://", "https://")):
-            try:
-                _verify(Path(url), size, checksum)
-                return Path(url)
-            except (OSError, _FailedError) as error:
-                failures.append(f"{url}: {error}")
-    with _locked(target):
-        if target.is_file():
-            return target
-        for url in urls:
-            if url.startswith(("http://", "https://")):
-                part = target.with_name(f".{_short(url)}.part-{target.name}")
-                try:
-                    log.info("Download %s", url)
-                    _download(url, part)
-                    _verify_part(part, size, checksum)
-                except _FailedError as error:
-                    log.warning("%s: %s", url, error)
-                    failures.append(f"{url}: {error}")
-                    continue
-                part.replace(target)
-                for other in target.parent.glob(f".*.part-{target.name}"):
-                    other.unlink()
+    remote = [url for url in urls if url.startswith(("http://", "https://"))]
+    for path in (Path(url) for url in urls if url not in remote):
+        try:
+            _verify(path, size, checksum)
+            return path
+        except (OSError, _FailedError) as error:
+            failures.append(f"{path}: {error}")
+    if remote:
+        target = _target(remote[0], checksum)
+        with _locked(target):
+            if target.is_file() or _fetch_first(remote, target, size, checksum, failures):
                 return target
     raise UserError(
         f"{what} cannot be had ({'; '.join(failures)}): run again to go on with what has arrived, "
         "or fetch the file yourself and put its path into `urls`."
     )
+
+
+def _fetch_first(
+    urls: Sequence[str],
+    target: Path,
+    size: int | None,
+    checksum: str | None,
+    failures: list[str],
+) -> bool:
+    """Fetch ``target`` from the first address that gives it; add why others did not."""
+    for url in urls:
+        part = target.with_name(f".{_short(url)}.part-{target.name}")
+        try:
+            log.info("Download %s", url)
+            _download(url, part)
+            _verify_part(part, size, checksum)
+        except _FailedError as error:
+            log.warning("%s: %s", url, error)
+            failures.append(f"{url}: {error}")
+            continue
+        part.replace(target)
+        for other in target.parent.glob(f".*.part-{target.name}"):
+            other.unlink()
+        return True
+    return False
 
 
 def _short(text: str) -> str:

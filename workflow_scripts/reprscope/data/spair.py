@@ -4,8 +4,9 @@ Min, Lee, Ponce, Cho: SPair-71k: A Large-scale Benchmark for Semantic Correspond
 
 The archive is read from end to end without being unpacked: its annotation files have a colon in
 their names, which not every file system can hold. An image name occurs in several categories, so
-that an ``image_id`` is ``{category}/{name}``. JPEG bytes, points and boxes are kept as they are.
-Keypoints are named by their number in the category, as text.
+that an ``image_id`` is ``{category}/{name}``. Keypoints are named by their number in the category,
+as text. JPEG bytes, points and boxes are kept as they are, but a point that was clicked just beyond
+the border is moved onto it, since no pixel belongs to it otherwise.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import json
 import logging
 import tarfile
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -47,6 +48,9 @@ COUNTS = {
     "test_pairs": 12234,
     "test_keypoints": 88328,
 }
+
+#: Pixels beyond the border up to which a point is moved; one farther out is a mistake.
+BEYOND = 10
 
 ATTRIBUTES = ("viewpoint_variation", "scale_variation", "truncation", "occlusion", "mirror")
 
@@ -146,10 +150,11 @@ def _read(
         if kind == "JPEGImages":
             photos[f"{group}/{stem}"] = data
         elif kind == "ImageAnnotation":
-            points = json.loads(data)["kps"].items()
+            entry = json.loads(data)
+            size = entry["image_width"], entry["image_height"]
             keypoints += [
-                (f"{group}/{stem}", name, float(xy[0]), float(xy[1]), True)
-                for name, xy in points
+                (f"{group}/{stem}", name, *_inside(xy, size), True)
+                for name, xy in entry["kps"].items()
                 if xy is not None
             ]
         elif kind == "PairAnnotation":
@@ -186,9 +191,19 @@ def _pair(split: str, stem: str, entry: Mapping[str, Any]) -> dict[str, Any]:
     }
     for ours, theirs in (("source", "src"), ("target", "trg")):
         found[f"{ours}_id"] = f"{category}/{entry[f'{theirs}_imname'].removesuffix('.jpg')}"
-        found[f"{ours}_xy"] = [[float(x), float(y)] for x, y in entry[f"{theirs}_kps"]]
+        size = entry[f"{theirs}_imsize"]
+        found[f"{ours}_xy"] = [list(_inside(xy, size)) for xy in entry[f"{theirs}_kps"]]
         found[f"{ours}_box"] = [float(value) for value in entry[f"{theirs}_bndbox"]]
     return found | {name: int(entry[name]) for name in ATTRIBUTES}
+
+
+def _inside(xy: Sequence[float], size: Sequence[int]) -> tuple[float, float]:
+    """Return a point, moved onto the border of its image if it lies a little beyond."""
+    x, y = (
+        float(min(max(value, 0), side)) if -BEYOND <= value <= side + BEYOND else float(value)
+        for value, side in zip(xy, size, strict=False)
+    )
+    return x, y
 
 
 def _image_splits(pairs: list[dict[str, Any]]) -> dict[str, str]:
