@@ -14,7 +14,7 @@ from reprscope import prompts
 from reprscope.errors import UserError
 from reprscope.extraction import Capture
 from reprscope.figures.labels import block_label, in_network_order
-from reprscope.models import denoiser, flow, flux, sd3, t5, text
+from reprscope.models import denoiser, flow, flux, positions, sd3, t5, text
 from reprscope.models.denoiser import modules
 from reprscope.models.fetch import make_untrained
 from reprscope.models.positions import resolve, spell
@@ -433,12 +433,12 @@ FLUX = flux.positions({"num_layers": 19, "num_single_layers": 38})
 SD35 = sd3.positions({"num_layers": 24, "dual_attention_layers": list(range(13))})
 
 
-@pytest.mark.parametrize("positions", [FLUX, SD35], ids=["flux", "sd3.5"])
-def test_labels_are_distinct_in_network_order_and_read_back(positions):
-    labels = [block_label(position) for position in positions]
+@pytest.mark.parametrize("network", [FLUX, SD35], ids=["flux", "sd3.5"])
+def test_labels_are_distinct_in_network_order_and_read_back(network):
+    labels = [block_label(position) for position in network]
     assert len(set(labels)) == len(labels)
-    assert [spell(label) for label in labels] == positions
-    assert in_network_order(reversed(positions)) == positions
+    assert [spell(label) for label in labels] == network
+    assert in_network_order(reversed(network)) == network
 
 
 def test_labels_and_globs_of_transformers():
@@ -464,6 +464,26 @@ def test_an_unknown_position_of_a_transformer_is_answered_with_its_blocks():
         "single_transformer_blocks.37, proj_out, with layers such as transformer_blocks.0.attn "
         "inside them."
     )
+
+
+def test_one_list_of_positions_serves_models_of_several_families():
+    patterns = ["mid", "block[1]", "single[2]"]
+    assert resolve(patterns, SD35, entry="h") == ["transformer_blocks.1"]
+    assert len(resolve(patterns, FLUX, entry="h")) == 2
+    assert resolve(["mid", "up[*]"], SD35, entry="h", optional=True) == []
+    for wrong in (["mid", "block[24]"], ["mid", "blok[1]"], ["block[1]", "block[1] fff"]):
+        with pytest.raises(UserError, match=r"model sd3 has no position .* its blocks are pos_emb"):
+            resolve(wrong, SD35, entry="model sd3", optional=True)
+    with pytest.raises(UserError, match=r"model sd3 has no position mid, up\[1\]"):
+        resolve(["mid", "up[1]"], SD35, entry="model sd3")
+
+
+def test_the_names_of_all_families_are_known():
+    """A position of a family that is not in the list could not be passed over by the others."""
+    small = {"down_block_types": ["D"], "up_block_types": ["U"]}
+    for name in denoiser.families():
+        own = denoiser.family(name).positions(small)
+        assert {position.split(".")[0] for position in own} <= positions._NAMES
 
 
 def test_an_unknown_family_is_answered_with_the_families():

@@ -145,9 +145,9 @@ class HookSet:
     store: Form = "tokens"
 
     def resolve(self, model: ModelEntry) -> list[str]:
-        """Module paths of this set in a model, in network order."""
+        """Module paths of this set in a model, in network order; none if it is for others."""
         entry = f"hooksets.{self.name}: model {model.name}"
-        return resolve(self.positions, model.positions, entry=entry)
+        return resolve(self.positions, model.positions, entry=entry, optional=True)
 
 
 @dataclass(frozen=True, kw_only=True)

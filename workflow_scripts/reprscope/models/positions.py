@@ -28,6 +28,22 @@ _LABELS = (
     (re.compile(r"\bsingle\[(\d+|\*)\]"), r"single_transformer_blocks.\1"),
 )
 
+# First names of the positions of all families.
+_NAMES = frozenset(
+    (
+        "conv_in",
+        "down_blocks",
+        "mid_block",
+        "up_blocks",
+        "conv_out",
+        "pos_embed",
+        "x_embedder",
+        "transformer_blocks",
+        "single_transformer_blocks",
+        "proj_out",
+    )
+)
+
 
 def spell(pattern: str) -> str:
     """Spell a label as a module path: ``up[1] attn[2]`` is ``up_blocks.1.attentions.2``."""
@@ -37,29 +53,55 @@ def spell(pattern: str) -> str:
     return path.replace(" ", ".")
 
 
-def resolve(patterns: Sequence[str], positions: Sequence[str], *, entry: str) -> list[str]:
+def resolve(
+    patterns: Sequence[str], positions: Sequence[str], *, entry: str, optional: bool = False
+) -> list[str]:
     """Resolve positions, labels and globs to module paths, in network order.
 
-    A ``*`` stands for one part of a path: ``up_blocks.*`` are the blocks, not their layers.
+    A ``*`` stands for one part of a path: ``up_blocks.*`` are the blocks, not their layers. A
+    pattern for blocks that only models of another family have is passed over, so that one list
+    serves a study of several families.
+
+    Parameters
+    ----------
+    patterns : sequence of str
+    positions : sequence of str
+        All module paths of the model.
+    entry : str
+        What an error names.
+    optional : bool
+        Whether the model may have none of them.
 
     Raises
     ------
     UserError
-        If a pattern matches nothing; names ``entry`` and the nearest thing that exists.
+        If a pattern matches nothing, or all were passed over; names ``entry`` and what exists.
     """
+    own = {_first(position) for position in positions}
     chosen: set[str] = set()
     for pattern in patterns:
         path = spell(pattern)
         depth = path.count(".")
         matches = [p for p in positions if p.count(".") == depth and fnmatchcase(p, path)]
-        if not matches:
-            layer = next(p for p in positions if p not in _blocks(positions))
-            raise UserError(
-                f"{entry} has no position {pattern}: its blocks are "
-                f"{', '.join(_runs(_blocks(positions)))}, with layers such as {layer} inside them."
-            )
+        if not matches and _first(path) not in _NAMES - own:
+            raise _missing(entry, pattern, positions)
         chosen.update(matches)
+    if not chosen and not optional:
+        raise _missing(entry, ", ".join(patterns), positions)
     return [position for position in positions if position in chosen]
+
+
+def _first(path: str) -> str:
+    return path.split(".")[0]
+
+
+def _missing(entry: str, pattern: str, positions: Sequence[str]) -> UserError:
+    blocks = _blocks(positions)
+    layer = next(p for p in positions if p not in blocks)
+    return UserError(
+        f"{entry} has no position {pattern}: its blocks are {', '.join(_runs(blocks))}, with "
+        f"layers such as {layer} inside them."
+    )
 
 
 def _blocks(positions: Sequence[str]) -> list[str]:
