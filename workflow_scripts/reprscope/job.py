@@ -14,7 +14,7 @@ logger = logging.getLogger("reprscope")
 
 
 @contextlib.contextmanager
-def job(log: str, threads: int) -> Iterator[None]:
+def job(log: str, threads: int, *, online: bool = False) -> Iterator[None]:
     """Run a script's work.
 
     Everything that is printed, also by native code, goes to the log. A mistake that the user can
@@ -26,10 +26,13 @@ def job(log: str, threads: int) -> Iterator[None]:
         Path of the rule's log file.
     threads : int
         Cores that the rule was given.
+    online : bool
+        Whether the work may ask the Hugging Face hub.
     """
     # Snakemake sets the numbers of threads of all other libraries.
     os.environ["POLARS_MAX_THREADS"] = str(threads)
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    if not online:
+        os.environ.setdefault("HF_HUB_OFFLINE", "1")
     terminal = os.fdopen(os.dup(2), "w")
     stream = open(log, "w", buffering=1, encoding="utf-8")  # noqa: SIM115, PTH123 - until the end
     os.dup2(stream.fileno(), 1)
