@@ -44,8 +44,8 @@ rule fetch_model:
     threads: 1
     resources:
         mem_mb=4000,
-        disk_mb=8000,
-        runtime=120,
+        disk_mb=40000,
+        runtime=480,
     params:
         spec=lambda wildcards: specs.fetch_model(study, wildcards.model),
     message:

@@ -32,11 +32,17 @@ class Hub:
     folder : Path
         What it serves.
     requests : list of (method, path)
+    commits : dict
+        Commits of repositories by name, where they are not :func:`commit_of` the name.
     gated : set of str
         Repositories that answer 403 GatedRepo.
     dropped : dict
         File name to the bytes at which the connection is dropped, one for each of the next
         requests.
+    short : set of str
+        Files of which the last byte is missing.
+    resumed : list of str
+        Paths of which only the rest was asked for.
     corrupt : set of str
         Files of which one byte is wrong, under the right checksum.
     """
@@ -44,9 +50,16 @@ class Hub:
     folder: Path
     endpoint: str = ""
     requests: list[tuple[str, str]] = field(default_factory=list)
+    commits: dict[str, str] = field(default_factory=dict)
     gated: set[str] = field(default_factory=set)
     dropped: dict[str, list[int]] = field(default_factory=dict)
+    short: set[str] = field(default_factory=set)
+    resumed: list[str] = field(default_factory=list)
     corrupt: set[str] = field(default_factory=set)
+
+    def commit(self, repository: str) -> str:
+        """The commit that a repository is at."""
+        return self.commits.get(repository, commit_of(repository))
 
     def environment(self, home: Path) -> dict[str, str]:
         """Environment variables that send the real clients here; set them before import."""
@@ -109,7 +122,7 @@ class _Handler(BaseHTTPRequestHandler):
         root = self._known(kind, repository)
         if root is None:
             return
-        sha = commit_of(repository)
+        sha = self.hub.commit(repository)
         if not rest or rest[0] == "revision":
             if len(rest) > 1 and rest[1] not in ("main", sha):
                 self._fail(404, "RevisionNotFound")
@@ -158,14 +171,18 @@ class _Handler(BaseHTTPRequestHandler):
         etag = _etag(path, data)
         if name in self.hub.corrupt:
             data = bytes([data[0] ^ 1]) + data[1:]
+        size = len(data)
+        if name in self.hub.short:
+            data = data[:-1]
         start = 0
         asked = self.headers.get("Range")
         if asked:
             start = int(asked.removeprefix("bytes=").split("-")[0])
+            self.hub.resumed.append(name)
         self.send_response(206 if asked else 200)
         self.send_header("ETag", f'"{etag}"')
-        self.send_header("X-Repo-Commit", commit_of(repository))
-        self.send_header("X-Linked-Size", str(len(data)))
+        self.send_header("X-Repo-Commit", self.hub.commit(repository))
+        self.send_header("X-Linked-Size", str(size))
         self.send_header("X-Linked-ETag", f'"{etag}"')
         self.send_header("Accept-Ranges", "bytes")
         self.send_header("Content-Type", "application/octet-stream")

@@ -40,7 +40,7 @@ MISTAKES = {
     "unknown key of a model": (
         "models/nano-sd/revison",
         "x",
-        "models.nano-sd is not complete: give path and resolution or untrained",
+        "models.nano-sd is not complete: give known or hub and like or path and resolution or",
     ),
     "unknown key of a dataset": (
         "datasets/creatures/imagez",
@@ -138,7 +138,7 @@ MISTAKES = {
     "missing key": (
         "models",
         {"nano-sd": {"path": "x"}},
-        "models.nano-sd is not complete: give path and",
+        "models.nano-sd is not complete: give known or hub and like or path and",
     ),
     "model that is not there": (
         "models/nano-sd/path",
@@ -148,7 +148,27 @@ MISTAKES = {
     "twin of nothing": (
         "models/nano-sd-untrained/untrained",
         "none",
-        "models.nano-sd-untrained: there is no model none with a `path` of which it could be the",
+        "models.nano-sd-untrained: there is no trained model none of which it could be the",
+    ),
+    "unknown known model": (
+        "models/sd",
+        {"known": "sd-9"},
+        "models.sd: there is no known model sd-9: use sd-1.1, sd-1.2",
+    ),
+    "unknown model that another is like": (
+        "models/sd",
+        {"hub": "someone/model", "like": "sd-9"},
+        "models.sd: there is no known model sd-9: use sd-1.1, sd-1.2",
+    ),
+    "model of the hub of an unknown kind": (
+        "models/sd",
+        {"hub": "someone/model"},
+        "models.sd is not complete: give known or hub and like or path and resolution or",
+    ),
+    "model with two origins": (
+        "models/sd",
+        {"known": "sd-1.5", "hub": "someone/model", "like": "sd-1.5"},
+        "models.sd is not complete: give known or hub and like or path and resolution or",
     ),
     "unknown operation": (
         "views",

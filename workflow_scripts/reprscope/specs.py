@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from reprscope import paths, tasks, words
-from reprscope.provenance import canonical_json, code_digest
-from reprscope.study import Measurement, Study
+from reprscope.provenance import canonical_json, code_digest, digest
+from reprscope.study import Measurement, ModelEntry, Study
 
 SCRIPTS = Path(__file__).parents[1]
 Wildcards = Mapping[str, Any]
@@ -45,10 +45,27 @@ def fetch_model(study: Study, model: str) -> str:
         {
             "code": _code("fetch_model.py", f"reprscope.models.{entry.family}"),
             "path": entry.path,
+            "hub": _hub(entry),
             "family": entry.family,
             "untrained": entry.untrained,
         }
     )
+
+
+def _hub(entry: ModelEntry) -> dict[str, Any] | None:
+    """Where a model of the hub is, and by what its study is planned."""
+    model = entry.hub
+    if model is None:
+        return None
+    return {
+        "sources": [asdict(source) for source in model.sources],
+        "denoiser": None if model.denoiser is None else asdict(model.denoiser),
+        # Weights of another training take the base's place, and so does their schedule.
+        "scheduler": {} if model.denoiser is None else dict(model.architecture.scheduler),
+        "full": entry.full,
+        "positions": digest(entry.positions),
+        "timesteps": entry.timesteps,
+    }
 
 
 def encode_images(study: Study, wildcards: Wildcards) -> str:

@@ -10,7 +10,7 @@ import itertools
 import json
 import string
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -21,6 +21,7 @@ from reprscope import figures, tasks
 from reprscope.data import sources
 from reprscope.errors import UserError
 from reprscope.figures.theme import Theme
+from reprscope.models import registry
 from reprscope.models.denoiser import family
 from reprscope.models.fetch import SUFFIXES
 from reprscope.models.positions import resolve
@@ -75,12 +76,16 @@ class DatasetEntry:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelEntry:
-    """A model: a folder in diffusers' layout, or the untrained twin of one.
+    """A model: a folder in diffusers' layout, one of the hub, or the untrained twin of one.
 
     Attributes
     ----------
-    path : str
-        Folder with the weights.
+    path : str or None
+        Folder with the weights; None for a model of the hub.
+    hub : registry.Model or None
+        Where a model of the hub is, and its architecture.
+    full : bool
+        Fetch the weights in full precision although there is a half precision variant.
     family : str
         Module of ``reprscope.models`` that runs it.
     resolution : int
@@ -92,7 +97,9 @@ class ModelEntry:
     """
 
     name: str
-    path: str
+    path: str | None = None
+    hub: registry.Model | None = None
+    full: bool = False
     family: str
     resolution: int
     untrained: int | None = None
@@ -101,23 +108,34 @@ class ModelEntry:
     @cached_property
     def positions(self) -> list[str]:
         """Module paths of the denoiser in network order."""
-        kind = family(self.family)
-        return kind.positions(self._config(f"{kind.COMPONENT}/config.json"))
+        return family(self.family).positions(self.denoiser)
 
-    @cached_property
+    @property
     def timesteps(self) -> int:
         """Number of training timesteps."""
+        if self.hub is not None:
+            return int(self.hub.architecture.scheduler["num_train_timesteps"])
         return int(self._config("scheduler/scheduler_config.json")["num_train_timesteps"])
 
     @property
     def upcast_attention(self) -> bool:
         """Whether attention is computed in float32 in every precision."""
-        component = family(self.family).COMPONENT
-        return bool(self._config(f"{component}/config.json").get("upcast_attention"))
+        if self.hub is not None:
+            return self.hub.architecture.upcast_attention
+        return bool(self.denoiser.get("upcast_attention"))
+
+    @cached_property
+    def denoiser(self) -> Mapping[str, Any]:
+        """Configuration of the denoiser; values that are missing are diffusers' defaults."""
+        if self.hub is not None:
+            return self.hub.architecture.denoiser
+        return self._config(f"{family(self.family).COMPONENT}/config.json")
 
     @property
     def files(self) -> list[str]:
-        """Files of the folder that a fetch reads: all of them, or what a twin is made from."""
+        """Local files that a fetch reads: all of a folder, or what a twin is made from."""
+        if self.path is None:
+            return []
         folder = Path(self.path)
         if self.untrained is not None:
             component = family(self.family).COMPONENT
@@ -126,7 +144,7 @@ class ModelEntry:
         return [str(path) for path in sorted(folder.rglob("*")) if path.suffix in SUFFIXES]
 
     def _config(self, name: str) -> dict[str, Any]:
-        path = Path(self.path, name)
+        path = Path(str(self.path), name)
         try:
             return dict(json.loads(path.read_text(encoding="utf-8")))
         except (OSError, ValueError) as error:
@@ -380,33 +398,48 @@ def _dataset(name: str, entry: Mapping[str, Any]) -> DatasetEntry:
 
 
 def _models(entries: Mapping[str, Mapping[str, Any]]) -> dict[str, ModelEntry]:
-    found: dict[str, ModelEntry] = {}
-    for name, entry in entries.items():
-        if "path" in entry:
-            found[name] = ModelEntry(
-                name=name,
-                path=entry["path"],
-                family=entry.get("family", "unet"),
-                resolution=entry["resolution"],
-                shared_with=name,
-            )
+    found = {
+        name: _model(name, entry) for name, entry in entries.items() if "untrained" not in entry
+    }
     for name, entry in entries.items():
         if "untrained" in entry:
             original = found.get(entry["untrained"])
-            if original is None:
+            if original is None or original.untrained is not None:
+                trained = [other for other, model in found.items() if model.untrained is None]
                 raise UserError(
-                    f"models.{name}: there is no model {entry['untrained']} with a `path` of which "
-                    f"it could be the untrained twin: use {' or '.join(found)}."
+                    f"models.{name}: there is no trained model {entry['untrained']} of which it "
+                    f"could be the untrained twin: use {' or '.join(trained)}."
                 )
-            found[name] = ModelEntry(
-                name=name,
-                path=original.path,
-                family=original.family,
-                resolution=original.resolution,
-                untrained=entry.get("seed", 0),
-                shared_with=original.name,
-            )
+            found[name] = replace(original, name=name, untrained=entry.get("seed", 0))
     return found
+
+
+def _model(name: str, entry: Mapping[str, Any]) -> ModelEntry:
+    if "path" in entry:
+        return ModelEntry(
+            name=name,
+            path=entry["path"],
+            family=entry.get("family", "unet"),
+            resolution=entry["resolution"],
+            shared_with=name,
+        )
+    try:
+        model = registry.find(entry["known"] if "known" in entry else entry["like"])
+    except UserError as error:
+        raise UserError(f"models.{name}: {error}") from error
+    if "hub" in entry:
+        source = registry.Repository(
+            repository=entry["hub"], revision=entry.get("revision", "main")
+        )
+        model = replace(model, sources=(source,), denoiser=None)
+    return ModelEntry(
+        name=name,
+        hub=model,
+        full=entry.get("variant") == "full",
+        family=model.architecture.family,
+        resolution=entry.get("resolution", model.resolution),
+        shared_with=name,
+    )
 
 
 def _task(name: str, entry: Mapping[str, Any]) -> TaskEntry:
