@@ -30,13 +30,13 @@ TOKENIZER = Path(__file__).parents[1] / "resources" / "models" / "nano-sd" / "to
 T5_WIDTH = 48
 
 
-def sd3(folder: Path, *, medium35: bool = False, t5: bool = True) -> Path:
+def sd3(folder: Path, *, medium35: bool = False, t5: bool = True, layers: int = 3) -> Path:
     """Save a pipeline like SD-3-medium, or like SD-3.5-medium, to ``folder``."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(3)
         transformer = SD3Transformer2DModel(
             sample_size=32,
-            num_layers=3,
+            num_layers=layers,
             attention_head_dim=8,
             num_attention_heads=2,
             joint_attention_dim=T5_WIDTH,
@@ -60,7 +60,7 @@ def sd3(folder: Path, *, medium35: bool = False, t5: bool = True) -> Path:
     return folder
 
 
-def flux(folder: Path, *, guidance: bool = False) -> Path:
+def flux(folder: Path, *, guidance: bool = False, layers: tuple[int, int] = (2, 3)) -> Path:
     """Save a pipeline like FLUX.1-dev (with guidance) or FLUX.1-schnell to ``folder``."""
     dynamic = {
         "base_image_seq_len": 256,
@@ -74,8 +74,8 @@ def flux(folder: Path, *, guidance: bool = False) -> Path:
         torch.manual_seed(4)
         transformer = FluxTransformer2DModel(
             in_channels=64,
-            num_layers=2,
-            num_single_layers=3,
+            num_layers=layers[0],
+            num_single_layers=layers[1],
             attention_head_dim=8,
             num_attention_heads=2,
             joint_attention_dim=T5_WIDTH,

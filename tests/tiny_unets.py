@@ -46,8 +46,8 @@ SCHEDULERS = {
 KINDS = tuple(SCHEDULERS)
 
 
-def make(kind: str, folder: Path) -> Path:
-    """Save a complete tiny pipeline of a kind to ``folder``."""
+def make(kind: str, folder: Path, *, deep: bool = False) -> Path:
+    """Save a complete tiny pipeline of a kind to ``folder``; ``deep``: with every real layer."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(KINDS.index(kind))
         parts: dict[str, Any] = {
@@ -60,14 +60,14 @@ def make(kind: str, folder: Path) -> Path:
                 "text_encoder": CLIPTextModel(_text(16, act="quick_gelu", layers=2)),
                 "text_encoder_2": CLIPTextModelWithProjection(_text(24, act="gelu", layers=3)),
                 "tokenizer_2": CLIPTokenizer.from_pretrained(TOKENIZER, pad_token="!"),
-                "unet": _sdxl(),
+                "unet": _sdxl(deep=deep),
             }
             pipeline = StableDiffusionXLPipeline(**parts)
         else:
             act, layers = ("quick_gelu", 2) if kind == "sd-1" else ("gelu", 3)
             parts |= {
                 "text_encoder": CLIPTextModel(_text(16, act=act, layers=layers)),
-                "unet": _stable_diffusion(second=kind != "sd-1"),
+                "unet": _stable_diffusion(second=kind != "sd-1", deep=deep),
                 "safety_checker": None,
                 "feature_extractor": None,
             }
@@ -107,10 +107,10 @@ def _text(width: int, *, act: str, layers: int) -> CLIPTextConfig:
     )
 
 
-def _stable_diffusion(*, second: bool) -> UNet2DConditionModel:
+def _stable_diffusion(*, second: bool, deep: bool) -> UNet2DConditionModel:
     return UNet2DConditionModel(
         block_out_channels=(8, 16, 16, 16),
-        layers_per_block=1,
+        layers_per_block=2 if deep else 1,
         norm_num_groups=4,
         cross_attention_dim=16,
         attention_head_dim=(1, 2, 4, 4) if second else 2,
@@ -118,14 +118,14 @@ def _stable_diffusion(*, second: bool) -> UNet2DConditionModel:
     )
 
 
-def _sdxl() -> UNet2DConditionModel:
+def _sdxl(*, deep: bool) -> UNet2DConditionModel:
     return UNet2DConditionModel(
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
         block_out_channels=(8, 16, 16),
-        transformer_layers_per_block=(1, 2, 3),
+        transformer_layers_per_block=(1, 2, 10) if deep else (1, 2, 3),
         attention_head_dim=(1, 2, 4),
-        layers_per_block=1,
+        layers_per_block=2 if deep else 1,
         norm_num_groups=4,
         use_linear_projection=True,
         cross_attention_dim=40,
