@@ -38,6 +38,7 @@ def main(images: Path, manifest: Path, out: Path, spec: str, gpus: int, batch_si
                 store,
                 resolution=settings["resolution"],
                 pixels=settings["pixels"],
+                patch=settings["patch"],
                 batch_size=batch_size,
                 progress=advance,
             )

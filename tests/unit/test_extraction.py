@@ -227,3 +227,20 @@ def test_a_position_that_does_not_exist_is_named(unet):
 
     with pytest.raises(UserError, match=r"no position up_blocks\.9"):
         Capture(unet, ["up_blocks.9"])
+
+
+def test_latents_divide_into_the_patches_of_a_transformer(tmp_path, vae):
+    path = tmp_path / "latents.h5"
+    with writer(path, spec="{}", provenance={}, dtype=np.float32) as store:
+        encode(
+            image_frame([(100, 62)]),
+            View(fit="keep"),
+            vae,
+            store,
+            resolution=100,
+            pixels="symmetric",
+            patch=2,
+            batch_size=1,
+        )
+    with Representations([path]) as found:
+        assert found.grid("mean", "image-0") == (16, 24)  # 64 x 96 px, not 60 x 100

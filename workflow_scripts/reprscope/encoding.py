@@ -26,6 +26,7 @@ def encode(
     *,
     resolution: int,
     pixels: Pixels,
+    patch: int = 1,
     batch_size: int,
     progress: Callable[[int], object] = lambda count: None,
 ) -> None:
@@ -44,12 +45,14 @@ def encode(
         Longer side of the encoded image in pixels.
     pixels : {"symmetric", "unit"}
         Range of pixel values that the VAE is given.
+    patch : int
+        Sides of the latents become multiples of this.
     progress : callable
         Called with the number of images just finished.
     """
     for _, group in images.group_by(["width", "height"], maintain_order=True):
         rows = group.select("image_id", "image").iter_rows()
-        viewed = _view(rows, view, resolution=resolution, multiple=vae.factor)
+        viewed = _view(rows, view, resolution=resolution, multiple=vae.factor * patch)
         while batch := list(islice(viewed, batch_size)):
             names = [name for name, _, _ in batch]
             stack = np.stack([image for _, image, _ in batch])

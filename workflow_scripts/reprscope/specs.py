@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from reprscope import paths, tasks, words
+from reprscope.models.denoiser import family
 from reprscope.provenance import canonical_json, code_digest, digest
 from reprscope.study import Measurement, ModelEntry, Study
 
@@ -76,6 +77,7 @@ def encode_images(study: Study, wildcards: Wildcards) -> str:
             "view": asdict(study.views[wildcards["view"]]),
             "resolution": int(wildcards["resolution"]),
             "pixels": wildcards["pixels"],
+            "patch": family(study.models[wildcards["vae"]].family).PATCH,
             "shard": wildcards["shard"],
         }
     )
@@ -84,11 +86,11 @@ def encode_images(study: Study, wildcards: Wildcards) -> str:
 def encode_prompts(study: Study, wildcards: Wildcards) -> str:
     """Spec of a prompt's embeddings."""
     prompt = wildcards["prompt"].split("@")[0]
-    family = study.models[wildcards["text_encoder"]].family
+    model_family = study.models[wildcards["text_encoder"]].family
     return canonical_json(
         {
-            "code": _code("encode_prompts.py", f"reprscope.models.{family}"),
-            "family": family,
+            "code": _code("encode_prompts.py", f"reprscope.models.{model_family}"),
+            "family": model_family,
             "template": study.prompts[prompt],
         }
     )

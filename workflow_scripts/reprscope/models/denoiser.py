@@ -49,6 +49,9 @@ class Denoiser(Protocol):
 class Family(Protocol):
     """A module of this package that knows how to run one kind of denoiser."""
 
+    PATCH: int
+    """Latent cells along a side of an image token: the sides of latents are multiples of it."""
+
     COMPONENT: str
     """Folder of the denoiser in diffusers' layout."""
 

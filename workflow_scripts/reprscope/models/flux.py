@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 COMPONENT = COMPONENT_FOLDER
+PATCH = 2
 
 PATCH = 2
 """Latents per side of a token: the pipeline packs them, the module knows nothing of it."""

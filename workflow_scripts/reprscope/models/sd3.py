@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 COMPONENT = COMPONENT_FOLDER
+PATCH = 2
 
 T5_TOKENS = 256
 """Length of the T5 embedding: the default of the diffusers pipeline."""

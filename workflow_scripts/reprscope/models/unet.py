@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 COMPONENT = "unet"
+PATCH = 1
 
 SIGMA_SPACE = ("EulerAncestralDiscreteScheduler", "EulerDiscreteScheduler")
 """Samplers that scale the denoiser's input, because their own latents grow with the noise."""
