@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 
 from reprscope.errors import UserError
 
@@ -23,13 +25,13 @@ class ClipText:
         Last hidden state, after the final layer norm.
     penultimate : array, (texts, tokens, features)
         Output of the layer before the last, without the final layer norm.
-    projected : array, (texts, projection)
-        Projection of the end token's last hidden state; no features if the encoder has none.
+    pooled : array, (texts, features)
+        The end token's last hidden state, projected where the encoder has a projection.
     """
 
     last: NDArray[np.float32]
     penultimate: NDArray[np.float32]
-    projected: NDArray[np.float32]
+    pooled: NDArray[np.float32]
 
 
 @torch.inference_mode()
@@ -50,16 +52,21 @@ def clip_text(
     Raises
     ------
     UserError
-        If the encoder cannot be loaded.
+        If the encoder or its tokenizer cannot be loaded.
     """
     from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
     suffix = "" if number == 1 else f"_{number}"
-    kind = CLIPTextModel if number == 1 else CLIPTextModelWithProjection
+    weights = folder / f"text_encoder{suffix}"
+    vocabulary = folder / f"tokenizer{suffix}"
+    check_tokenizer(vocabulary, ("tokenizer.json",), ("vocab.json", "merges.txt"))
     try:
-        tokenizer = CLIPTokenizer.from_pretrained(folder / f"tokenizer{suffix}")
-        encoder = kind.from_pretrained(folder / f"text_encoder{suffix}", dtype=torch.float32)
-    except (OSError, ValueError) as error:
+        config = json.loads((weights / "config.json").read_text(encoding="utf-8"))
+        projects = "CLIPTextModelWithProjection" in config.get("architectures", ())
+        kind = CLIPTextModelWithProjection if projects else CLIPTextModel
+        tokenizer = CLIPTokenizer.from_pretrained(vocabulary)
+        encoder = kind.from_pretrained(weights, dtype=torch.float32)
+    except (OSError, SafetensorError, ValueError) as error:
         raise UserError(
             f"The text encoder in {folder} cannot be loaded ({error}): delete the folder and fetch "
             "it again."
@@ -76,8 +83,26 @@ def clip_text(
     return ClipText(
         last=_array(found.last_hidden_state),
         penultimate=_array(found.hidden_states[-2]),
-        projected=_array(found.get("text_embeds", torch.empty(len(texts), 0))),
+        pooled=_array(found.text_embeds if projects else found.pooler_output),
     )
+
+
+def check_tokenizer(folder: Path, *forms: Sequence[str]) -> None:
+    """Check that a tokenizer's files are there, in one of the given forms.
+
+    Without them transformers makes a tokenizer that knows no words, and says nothing.
+
+    Raises
+    ------
+    UserError
+        If they are not.
+    """
+    if not any(all((folder / name).is_file() for name in form) for form in forms):
+        wanted = ", or ".join(" and ".join(form) for form in forms)
+        raise UserError(
+            f"{folder} has no {wanted}: delete the model's folder and fetch it again, or save the "
+            "tokenizer there with transformers' save_pretrained."
+        )
 
 
 def _array(values: torch.Tensor) -> NDArray[np.float32]:

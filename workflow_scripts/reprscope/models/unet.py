@@ -145,7 +145,7 @@ def encode_prompts(
     first = clip_text(folder, texts, device=device)
     second = clip_text(folder, texts, device=device, number=2)
     embedding = np.concatenate([first.penultimate, second.penultimate], axis=-1)
-    return {"embedding": embedding, "pooled": second.projected}
+    return {"embedding": embedding, "pooled": second.pooled}
 
 
 def load(
