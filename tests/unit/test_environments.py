@@ -17,7 +17,7 @@ DISTRIBUTIONS = {
     "sklearn": "scikit-learn",
     "yaml": "pyyaml",
 }
-DISTRIBUTIONS |= {"vl_convert": "vl-convert-python"}
+DISTRIBUTIONS |= {"vl_convert": "vl-convert-python", "huggingface_hub": "huggingface-hub"}
 
 
 def pins(path: Path) -> dict[str, str]:
