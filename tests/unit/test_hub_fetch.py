@@ -278,19 +278,19 @@ def test_a_dropped_connection_goes_on_within_a_run(hub, fetch, tree):
     assert equal(weights_of(out), load_file(tree / "models/someone/large" / LARGE))
 
 
-def test_a_lasting_break_is_one_sentence_and_the_next_run_resumes(hub, fetch, tree):
-    entry = {"hub": "someone/large", "like": "sd-1.5"}
-    hub.dropped[LARGE] = [PIECE + 5000] * 20
-    sentence = fetch(entry)
-    assert sentence.startswith("The download of someone/large stopped (")
-    assert sentence.endswith("): run again, it goes on where it stopped.")
+def test_after_a_lasting_break_the_next_run_fetches_only_what_is_missing(hub, fetch, tree):
+    name = f"{UNET}.fp16.safetensors"
+    hub.dropped[name] = [5000] * 20
+    sentence = fetch({"known": "sd-1.5"})
+    assert sentence.startswith(f"The download of {SD15} stopped (")
+    assert sentence.endswith("): run again, the files that are complete are kept.")
     hub.dropped.clear()
-    hub.resumed.clear()
     hub.requests.clear()
-    out = fetch(entry)
-    assert hub.resumed == [LARGE]
-    assert len(hub.downloads()) <= 3  # what had come before is not asked for again
-    assert equal(weights_of(out), load_file(tree / "models/someone/large" / LARGE))
+    out = fetch({"known": "sd-1.5"})
+    fetched = hub.downloads()
+    assert [path for path in fetched if not path.endswith(".safetensors")] == []
+    assert [path for path in fetched if path.endswith(name)]
+    assert equal(weights_of(out), load_file(tree / "models" / SD15 / name))
 
 
 def test_a_short_file_is_one_sentence_and_the_next_run_mends_it(hub, fetch):

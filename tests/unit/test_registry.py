@@ -31,7 +31,8 @@ NAMES = [
 ]
 
 # Parameters of the denoisers in millions, as published: the SD-1 and SDXL papers (860 M, 2.6 G),
-# the SD-2 model cards (865 M), SD-3 and SD-3.5 medium (2 and 2.5 G), FLUX.1 (12 G).
+# the SD-2 model cards (865 M), SD-3 and SD-3.5 medium (2 and 2.5 G with their tables of positions,
+# 57 and 226 M, which are no parameters in diffusers), FLUX.1 (12 G).
 PARAMETERS = {
     "sd-1.5": (859.5, 0.1),
     "sd-2.1": (865.9, 0.1),

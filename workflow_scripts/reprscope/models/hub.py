@@ -1,7 +1,8 @@
 """Files of the Hugging Face hub, in the cache that all studies and programs share.
 
-What is in the cache is taken from there without a request. Interrupted downloads go on where they
-stopped, and every file is compared with the hub's checksum.
+What is in the cache is taken from there without a request. When a connection breaks, the client
+asks for the rest of the file a few times; when it gives up, files that are complete stay in the
+cache. Every file is compared with the hub's checksum.
 """
 
 from __future__ import annotations
@@ -139,8 +140,8 @@ def _download(source: Repository, choose: Choice) -> Found:
     except (httpx2.HTTPError, CachedRepoTreeNotFoundError, OSError) as error:
         reason = str(error).strip().split("\n")[0].rstrip(".")
         raise UserError(
-            f"The download of {name} stopped ({reason or type(error).__name__}): run again, it "
-            "goes on where it stopped."
+            f"The download of {name} stopped ({reason or type(error).__name__}): run again, the "
+            "files that are complete are kept."
         ) from error
     return _found(source, Path(folder), files)
 
@@ -183,8 +184,13 @@ def _is_intact(content: Path) -> bool:
     return True
 
 
-@cache
 def sha256(path: Path) -> str:
-    """SHA-256 of a file; weights are read once per job for it."""
+    """SHA-256 of a file; weights that have not changed are read once per process for it."""
+    state = path.stat()
+    return _sha256(path, state.st_size, state.st_mtime_ns)
+
+
+@cache
+def _sha256(path: Path, size: int, changed: int) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
