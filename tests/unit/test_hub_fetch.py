@@ -164,7 +164,11 @@ def origin(out: Path) -> list[str]:
 def weights_of(out: Path) -> dict[str, torch.Tensor]:
     """Weights that the family loads from a fetched folder."""
     loaded = unet.load(
-        out / "snapshot", dtype=torch.float16, device=torch.device("cpu"), protocol=Protocol()
+        out / "snapshot",
+        dtype=torch.float16,
+        device=torch.device("cpu"),
+        protocol=Protocol(),
+        upcast_attention=False,
     )
     return dict(loaded.module.state_dict())
 

@@ -1,11 +1,11 @@
 """The registry of known models against what diffusers and published tables say."""
 
-import importlib.util
 import re
 
 import pytest
 from reprscope.errors import UserError
 from reprscope.models import registry, unet
+from reprscope.models.denoiser import family
 
 NAMES = [
     "sd-1.1",
@@ -121,10 +121,7 @@ def test_positions_exist_in_the_network(name):
 @pytest.mark.parametrize("name", ["sd-3-medium", "sd-3.5-medium", "flux-schnell", "flux-dev"])
 def test_families_of_the_transformers_list_their_blocks(name):
     architecture = registry.find(name).architecture
-    module = f"reprscope.models.{architecture.family}"
-    if importlib.util.find_spec(module) is None:
-        pytest.skip("the family is not there yet")
-    positions = importlib.import_module(module).positions(architecture.denoiser)
+    positions = family(architecture.family).positions(architecture.denoiser)
     blocks = [p for p in positions if re.fullmatch(r"transformer_blocks\.\d+", p)]
     assert len(blocks) == (24 if name.startswith("sd") else 19)
 
