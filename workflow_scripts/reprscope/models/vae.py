@@ -13,6 +13,9 @@ from numpy.typing import NDArray
 from reprscope.errors import UserError
 from reprscope.protocol import Pixels
 
+#: diffusers' default, that of SD-1 and SD-2.
+DEFAULT_SCALING = 0.18215
+
 
 class VAE:
     """The encoder half of a diffusers ``AutoencoderKL``; always in float32.
@@ -53,7 +56,9 @@ class VAE:
 def scaling(folder: Path) -> tuple[float, float]:
     """Scaling factor and shift of a model folder's VAE, without its weights."""
     config = json.loads((folder / "vae" / "config.json").read_text(encoding="utf-8"))
-    return float(config["scaling_factor"]), float(config.get("shift_factor") or 0.0)
+    # Old repositories leave out what is diffusers' default.
+    scale = config.get("scaling_factor", DEFAULT_SCALING)
+    return float(scale), float(config.get("shift_factor") or 0.0)
 
 
 def to_range(images: torch.Tensor, pixels: Pixels) -> torch.Tensor:
