@@ -83,9 +83,8 @@ def computed(tmp_path_factory):
         "datasets": datasets,
         "models": {name: {"known": name} for name in models},
         "experiments": [
-            experiment(
-                "correspondence", "matching", ["spair"], models, protocols=["standard", "thesis"]
-            ),
+            experiment("correspondence", "matching", ["spair"], models),
+            experiment("as-published", "matching", ["spair"], ["sd-turbo"], protocols=["thesis"]),
             experiment("classification", "probe", ["cifar10"], ["sd-1.5"]),
             experiment("maps", "maps", others, ["sd-1.5"]),
         ],
@@ -114,7 +113,6 @@ def test_every_family_runs_from_fetch_to_tables(computed):
     project, models, _ = computed
     found = table(project, "correspondence")
     assert set(found["model"]) == set(models)
-    assert set(found["protocol"]) == {"standard", "thesis"}
     cosine = found.filter(pl.col("estimator") == "cosine")
     transformers = cosine.filter(pl.col("model").is_in(["sd-3-medium", "flux-schnell"]))
     assert set(transformers["position"]) == {"transformer_blocks.7", "single_transformer_blocks.3"}
@@ -123,6 +121,18 @@ def test_every_family_runs_from_fetch_to_tables(computed):
         "up_blocks.1",
     }
     assert cosine["pck"].is_between(0, 1).all()
+
+
+def test_the_thesis_protocol_gives_other_numbers(computed):
+    project, _, _ = computed
+    published = table(project, "as-published").filter(pl.col("estimator") == "cosine")
+    standard = table(project, "correspondence").filter(
+        (pl.col("estimator") == "cosine") & (pl.col("model") == "sd-turbo")
+    )
+    assert set(published["protocol"]) == {"thesis"}
+    keys = ["position", "split", "average", "alpha"]
+    assert len(published) == len(standard)
+    assert published.sort(keys)["pck"].to_list() != standard.sort(keys)["pck"].to_list()
 
 
 def test_lightning_has_weights_of_its_own(computed):
