@@ -261,6 +261,13 @@ def test_bars_in_panels_per_dataset_share_one_axis_and_the_studys_order():
     assert "on menagerie" in spec["description"].split("on digits")[0]
 
 
+def test_a_panel_of_a_timestep_says_so():
+    table = tables.probe()
+    both = pl.concat([table.with_columns(timestep=pl.lit(t, pl.Int32)) for t in (50, 200)])
+    spec = json.dumps(draw("block_bars", both, panel="timestep"))
+    assert '"timestep 50"' in spec and '"timestep 200"' in spec
+
+
 @pytest.mark.parametrize("position", ["mid_block.resnets.0", "up_blocks.2.attentions.1"])
 def test_layers_inside_blocks_keep_their_place(position):
     table = tables.probe()
