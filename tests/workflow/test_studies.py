@@ -1,0 +1,128 @@
+"""The studies of the thesis and the paper: their whole plan, and all of their figures."""
+
+import json
+import os
+import shutil
+
+import numpy as np
+import polars as pl
+import pytest
+import summarise
+from conftest import ROOT, smooth_image
+from project import make
+from reprscope import figures, specs, tasks
+from reprscope.parameters import build
+from reprscope.study import parse, read
+from unit.fakes import FakeAnnotations, FakeRepresentations, pair
+
+BOTH_PROTOCOLS = 2
+
+# Counted by hand from the two files. Thesis: five models; SPair-71k has 6 shards, the three
+# classification sets 4, the cut-outs 2; SPair-71k is seen at 11 timesteps at 512 px, and at 256,
+# 768 and 1024 px at one of them.
+THESIS = {
+    "fetch_spair": 1,
+    "fetch_cifar10": 1,
+    "fetch_cifar100": 1,
+    "fetch_tiny-imagenet": 1,
+    "fetch_cutouts": 1,
+    "fetch_model": 5,
+    "encode_prompts": 5,
+    "encode_images": 5 * BOTH_PROTOCOLS * (4 * 6 + 3 * 4 + 2),
+    "extract": 5 * BOTH_PROTOCOLS * ((11 + 3) * 6 + 3 * 4 + 2),
+    # Correspondence on both sets, similarity, and two probes on three sets; then the strict
+    # measure once, and maps of two models at three timesteps.
+    "evaluate": 5 * BOTH_PROTOCOLS * (11 + 3 + 1 + 1 + 2 * 3) + 1 + 2 * BOTH_PROTOCOLS * 3,
+    "tabulate": 8,
+    "figure": 4 * 2 + 1 + 3 + 5 + 2,
+    "report": 1,
+}
+# Paper: three models, one set in 2 shards, one timestep, two tasks.
+PAPER = {
+    "fetch_imagenet-subset": 1,
+    "fetch_model": 3,
+    "encode_prompts": 3,
+    "encode_images": 3 * BOTH_PROTOCOLS * 2,
+    "extract": 3 * BOTH_PROTOCOLS * 2,
+    "evaluate": 3 * BOTH_PROTOCOLS * 2,
+    "tabulate": 2,
+    "figure": 4,
+    "report": 1,
+}
+
+
+@pytest.mark.parametrize(("study", "jobs"), [("thesis", THESIS), ("paper", PAPER)])
+def test_the_whole_study_is_planned_without_weights_or_network(tmp_path, monkeypatch, study, jobs):
+    project = make(tmp_path / "project", ROOT / "config.yaml")
+    shutil.copytree(ROOT / "studies", project.folder / "studies")
+    monkeypatch.setitem(os.environ, "HF_HOME", str(tmp_path / "empty"))
+    monkeypatch.setitem(os.environ, "HF_HUB_OFFLINE", "1")
+    assert project.planned("--configfile", f"studies/{study}.yaml") == jobs
+
+
+EXPERIMENTS = [
+    (name, entry["name"])
+    for name in ("thesis", "paper")
+    for entry in read(ROOT / f"studies/{name}.yaml")["experiments"]
+]
+
+
+@pytest.mark.parametrize(("name", "experiment"), EXPERIMENTS)
+def test_its_figures_can_be_drawn_from_the_table_that_the_experiment_makes(
+    tmp_path, name, experiment
+):
+    study = parse(read(ROOT / f"studies/{name}.yaml"))
+    entry = study.experiments[experiment]
+    settings = json.loads(specs.tabulate(study, experiment))
+    # What a small run needs less of; the table's form does not depend on it.
+    settings["parameters"] |= {
+        key: 2 for key in ("epochs", "bootstrap") if key in settings["parameters"]
+    }
+    task = tasks.load(settings["kind"])
+    measured = task.measure(
+        *_nine_images(dict.fromkeys(p for held in settings["positions"].values() for p in held)),
+        build(task.Parameters, settings["parameters"], entry=settings["kind"]),
+    )
+    measured.write_parquet(tmp_path / "measured.parquet")
+    # All measurements have the same numbers: only what tells them apart matters here.
+    summarise.main(
+        measurements=[tmp_path / "measured.parquet"] * len(settings["measurements"]),
+        out=tmp_path / "table.parquet",
+        spec=json.dumps(settings),
+    )
+    table = pl.read_parquet(tmp_path / "table.parquet")
+    assert entry.figures
+    for figure in entry.figures:
+        module = figures.load(figure.kind)
+        chart = module.draw(table, figure.options, study.theme)
+        assert chart.to_dict()["datasets"]
+        # The caption names the protocol unless it is the right one.
+        shown = "protocol thesis" in module.caption(table, figure.options)
+        assert shown == ("standard" not in figure.name)
+
+
+def _nine_images(positions):
+    rng = np.random.default_rng(0)
+    names = [f"image-{number}" for number in range(9)]
+    splits = ["train", "validation", "test"] * 3
+    images = pl.DataFrame(
+        {
+            "image_id": names,
+            "width": 100,
+            "height": 100,
+            "label": ["cat"] * 3 + ["dog"] * 6,
+            "split": splits,
+        }
+    )
+    pairs = pl.DataFrame(
+        [
+            pair("a", names[2], names[5]),
+            pair("b", names[5], names[8]),
+            pair("c", names[1], names[4], split="validation"),
+        ]
+    )
+    tokens = {p: {name: rng.normal(size=(4, 4, 5)) for name in names} for p in positions}
+    return (
+        FakeRepresentations(tokens, dict.fromkeys(names, (100, 100))),
+        FakeAnnotations(images, pairs, {name: smooth_image(100, 100, 0) for name in names}),
+    )
