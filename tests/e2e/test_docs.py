@@ -4,6 +4,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,24 @@ COMMANDS = sorted(
 )
 
 
+def install_commands(folder: Path) -> None:
+    """Write the project's own commands to a folder, as `pip install -e .` does."""
+    folder.mkdir()
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    for name, target in project["scripts"].items():
+        module, function = target.split(":")
+        path = folder / name
+        lines = [
+            f"#!{sys.executable}",
+            "import sys",
+            f"sys.path.insert(0, {str(ROOT / 'workflow_scripts')!r})",
+            f"from {module} import {function}",
+            f"sys.exit({function}())",
+        ]
+        path.write_text("\n".join(lines) + "\n")
+        path.chmod(0o755)
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_command_runs(command, finished, tmp_path):
     if any(command.startswith(known) for known in SETUP):
@@ -50,8 +69,9 @@ def test_a_command_runs(command, finished, tmp_path):
     (project.folder / ".venv").symlink_to(environment)
     if command.startswith("make") and not (environment / "installed").exists():
         pytest.skip("this environment was not made by make")
+    install_commands(tmp_path / "bin")
     done = subprocess.run(
-        f'PATH="{environment / "bin"}:$PATH"; {command}',
+        f'PATH="{environment / "bin"}:{tmp_path / "bin"}:$PATH"; {command}',
         shell=True,
         executable="/bin/bash",
         cwd=project.folder,

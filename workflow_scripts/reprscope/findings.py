@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import polars as pl
 
 from reprscope.figures.labels import block_label
+from reprscope.models.positions import blocks
 
 CONDITION = ("dataset", "view", "resolution", "prompt", "seed", "protocol")
 
@@ -54,6 +55,11 @@ def chosen_on_validation(table: pl.DataFrame, metric: str) -> pl.DataFrame:
         .join(best, on=[*keys, *choice], how="semi")
         .sort(pl.col("model").replace_strict(order, return_dtype=pl.Int64), maintain_order=True)
     )
+
+
+def of_blocks(table: pl.DataFrame) -> pl.DataFrame:
+    """Rows of a table with a ``position`` that are blocks, not layers inside them."""
+    return table.filter(pl.col("position").is_in(blocks(table["position"].to_list())))
 
 
 def where(position: str, timestep: int) -> str:

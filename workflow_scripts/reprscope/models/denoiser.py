@@ -58,6 +58,15 @@ class Family(Protocol):
     def positions(self, config: Mapping[str, Any]) -> list[str]:
         """Module paths in the order of the forward pass; without torch."""
 
+    def make_empty(
+        self, config: Mapping[str, Any], grid: tuple[int, int]
+    ) -> tuple[Denoiser, torch.Tensor, dict[str, torch.Tensor]]:
+        """Make a denoiser without weights, with latents (1, channels, h, w) and a prompt for it.
+
+        All are on the meta device: what comes out of the denoiser has a shape and no values.
+        ``grid`` is (h, w) of the latents.
+        """
+
     def make_untrained(self, folder: Path, out: Path, *, seed: int) -> None:
         """Write a denoiser of the same configuration with new weights to ``out``."""
 

@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 COMPONENT = COMPONENT_FOLDER
-PATCH = 2
 
 PATCH = 2
 """Latents per side of a token: the pipeline packs them, the module knows nothing of it."""
@@ -177,6 +176,32 @@ def load(
     schedule = read_schedule(folder)
     module: Any = load_module(FluxTransformer2DModel, folder, dtype=dtype, device=device)
     return Flux(module, schedule, guided=module.config["guidance_embeds"])
+
+
+def make_empty(
+    config: Mapping[str, Any], grid: tuple[int, int]
+) -> tuple[Flux, torch.Tensor, dict[str, torch.Tensor]]:
+    """Make a denoiser without weights, latents and a prompt for it, on the meta device.
+
+    Parameters
+    ----------
+    config : mapping
+        The transformer's ``config.json``; values that are missing are diffusers' defaults.
+    grid : (h, w)
+        Size of the latents.
+    """
+    import torch
+    from diffusers import FluxTransformer2DModel
+
+    with torch.device("meta"):
+        module = FluxTransformer2DModel.from_config(dict(config))
+        full = module.config
+        latents = torch.empty(1, full["in_channels"] // PATCH**2, *grid)
+        prompt = {
+            "embedding": torch.empty(1, T5_TOKENS, full["joint_attention_dim"]),
+            "pooled": torch.empty(1, full["pooled_projection_dim"]),
+        }
+    return Flux(module, FlowSchedule(), guided=full["guidance_embeds"]), latents, prompt
 
 
 def make_untrained(folder: Path, out: Path, *, seed: int) -> None:

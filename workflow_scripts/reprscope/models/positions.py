@@ -96,19 +96,20 @@ def _first(path: str) -> str:
 
 
 def _missing(entry: str, pattern: str, positions: Sequence[str]) -> UserError:
-    blocks = _blocks(positions)
-    layer = next(p for p in positions if p not in blocks)
+    whole = blocks(positions)
+    layer = next(p for p in positions if p not in whole)
     return UserError(
-        f"{entry} has no position {pattern}: its blocks are {', '.join(_runs(blocks))}, with "
+        f"{entry} has no position {pattern}: its blocks are {', '.join(_runs(whole))}, with "
         f"layers such as {layer} inside them."
     )
 
 
-def _blocks(positions: Sequence[str]) -> list[str]:
+def blocks(positions: Sequence[str]) -> list[str]:
+    """Those of a model's positions that are blocks, not layers inside them."""
     return [p for p in positions if p.count(".") == (1 if "_blocks" in p else 0)]
 
 
-def _runs(blocks: Sequence[str]) -> list[str]:
+def _runs(names: Sequence[str]) -> list[str]:
     """Names of blocks with each run shortened: ``up_blocks.0 to up_blocks.3``."""
-    runs = [list(run) for _, run in groupby(blocks, key=lambda block: block.split(".")[0])]
+    runs = [list(run) for _, run in groupby(names, key=lambda block: block.split(".")[0])]
     return [run[0] if len(run) == 1 else f"{run[0]} to {run[-1]}" for run in runs]

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from reprscope.models.flow import read_schedule
+from reprscope.models.flow import FlowSchedule, read_schedule
 from reprscope.models.transformer import (
     COMPONENT_FOLDER,
     Transformer,
@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 
 COMPONENT = COMPONENT_FOLDER
 PATCH = 2
+
+CLIP_TOKENS = 77
+"""Length of a CLIP embedding."""
 
 T5_TOKENS = 256
 """Length of the T5 embedding: the default of the diffusers pipeline."""
@@ -142,6 +145,34 @@ def load(
     module: Any = load_module(SD3Transformer2DModel, folder, dtype=dtype, device=device)
     config = module.config
     return SD3(module, schedule, patch=config["patch_size"], limit=config["pos_embed_max_size"])
+
+
+def make_empty(
+    config: Mapping[str, Any], grid: tuple[int, int]
+) -> tuple[SD3, torch.Tensor, dict[str, torch.Tensor]]:
+    """Make a denoiser without weights, latents and a prompt for it, on the meta device.
+
+    Parameters
+    ----------
+    config : mapping
+        The transformer's ``config.json``; values that are missing are diffusers' defaults.
+    grid : (h, w)
+        Size of the latents.
+    """
+    import torch
+    from diffusers import SD3Transformer2DModel
+
+    with torch.device("meta"):
+        module = SD3Transformer2DModel.from_config(dict(config))
+        full = module.config
+        latents = torch.empty(1, full["in_channels"], *grid)
+        prompt = {
+            "embedding": torch.empty(1, CLIP_TOKENS + T5_TOKENS, full["joint_attention_dim"]),
+            "pooled": torch.empty(1, full["pooled_projection_dim"]),
+        }
+    limit = full["pos_embed_max_size"]
+    denoiser = SD3(module, FlowSchedule(), patch=full["patch_size"], limit=limit)
+    return denoiser, latents, prompt
 
 
 def make_untrained(folder: Path, out: Path, *, seed: int) -> None:

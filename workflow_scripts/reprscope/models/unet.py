@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 COMPONENT = "unet"
 PATCH = 1
 
+TOKENS = 77
+"""Length of a CLIP embedding."""
+
 SIGMA_SPACE = ("EulerAncestralDiscreteScheduler", "EulerDiscreteScheduler")
 """Samplers that scale the denoiser's input, because their own latents grow with the noise."""
 
@@ -186,19 +189,23 @@ def load(
             f"The U-Net in {folder} cannot be loaded ({error}): delete the folder and fetch it "
             "again."
         ) from error
-    wanted = module.config["addition_embed_type"]
-    if wanted not in (None, "text_time"):
-        raise UserError(
-            f"The U-Net in {folder} is conditioned on {wanted}, which is not supported: use a "
-            "model of the kinds SD-1, SD-2 or SDXL."
-        )
-    sized = wanted == "text_time" and protocol.added_conditioning
+    sized = _is_sized(module, f"The U-Net in {folder}") and protocol.added_conditioning
     if not sized:
         module.register_to_config(addition_embed_type=None)
     if upcast_attention and dtype != torch.float32:
         _upcast_attention(module)
     module.to(device, memory_format=torch.channels_last)
     return UNet(module, schedule_config(folder), sized=sized, rescaling=protocol.rescaling)
+
+
+def _is_sized(module: Any, name: str) -> bool:
+    wanted = module.config["addition_embed_type"]
+    if wanted not in (None, "text_time"):
+        raise UserError(
+            f"{name} is conditioned on {wanted}, which is not supported: use a model of the kinds "
+            "SD-1, SD-2 or SDXL."
+        )
+    return bool(wanted)
 
 
 def _upcast_attention(module: torch.nn.Module) -> None:
@@ -219,6 +226,39 @@ def _upcast_attention(module: torch.nn.Module) -> None:
             for projection in (attention.to_q, attention.to_k, attention.to_v):
                 projection.register_forward_hook(upcast)
             attention.to_out[0].register_forward_pre_hook(downcast)
+
+
+def make_empty(
+    config: Mapping[str, Any], grid: tuple[int, int]
+) -> tuple[UNet, torch.Tensor, dict[str, torch.Tensor]]:
+    """Make a denoiser without weights, latents and a prompt for it, on the meta device.
+
+    Parameters
+    ----------
+    config : mapping
+        The U-Net's ``config.json``; values that are missing are diffusers' defaults.
+    grid : (h, w)
+        Size of the latents.
+
+    Raises
+    ------
+    UserError
+        If it is conditioned on more than text and image size.
+    """
+    import torch
+    from diffusers import UNet2DConditionModel
+
+    with torch.device("meta"):
+        module = UNet2DConditionModel.from_config(dict(config))
+        full = module.config
+        sized = _is_sized(module, "The U-Net")
+        prompt = {"embedding": torch.empty(1, TOKENS, full["cross_attention_dim"])}
+        if sized:
+            sizes = 6 * full["addition_time_embed_dim"]
+            pooled = full["projection_class_embeddings_input_dim"] - sizes
+            prompt |= {"pooled": torch.empty(1, pooled), "pixels": torch.empty(1, 2)}
+        latents = torch.empty(1, full["in_channels"], *grid)
+    return UNet(module, {}, sized=sized), latents, prompt
 
 
 def make_untrained(folder: Path, out: Path, *, seed: int) -> None:
