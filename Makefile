@@ -21,7 +21,7 @@ check: $(INSTALLED)
 	$(BIN)/snakefmt --check $(SMK)
 	$(SNAKEMAKE) --lint
 	for study in config.yaml $(wildcard studies/*.yaml); do \
-		$(SNAKEMAKE) --cores 1 --dry-run --quiet all --configfile $$study || exit 1; \
+		$(SNAKEMAKE) --cores 1 --dry-run --quiet all --configfile $$study >/dev/null || exit 1; \
 	done
 
 format: $(INSTALLED)

@@ -14,7 +14,7 @@ rule evaluate:
         "../envs/tasks.yaml"
     threads: 1
     resources:
-        mem_mb=4000,
+        mem_mb=6000,
         disk_mb=1000,
         runtime=60,
     params:

@@ -307,3 +307,9 @@ def test_reading_a_study_imports_neither_torch_nor_diffusers_nor_datasets():
         env={"PYTHONPATH": "workflow_scripts"},
     )
     assert done.stdout.strip() == "[]"
+
+
+def test_merge_keys_of_yaml_are_read(tmp_path):
+    path = tmp_path / "study.yaml"
+    path.write_text("a: &a {x: 1}\nb: {<<: *a, y: 2}\n")
+    assert read(path) == {"a": {"x": 1}, "b": {"x": 1, "y": 2}}
