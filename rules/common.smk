@@ -103,7 +103,7 @@ def tabulate_inputs(wildcards):
 
 
 def report_inputs():
-    """Tables, figures and model manifests that the report shows."""
+    """Tables, figures, sizes and model manifests that the report shows."""
     experiments = study.experiments.values()
     stems = [
         paths.FIGURE.format(experiment=e.name, figure=f.name)
@@ -115,5 +115,6 @@ def report_inputs():
         "figures": [
             f"{stem}.{suffix}" for stem in stems for suffix in paths.FIGURE_FORMATS
         ],
+        "shapes": paths.SHAPES,
         "manifests": [paths.MANIFEST.format(model=name) for name in study.models_used],
     }

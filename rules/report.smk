@@ -1,4 +1,26 @@
-# One page that opens from disk without a network.
+# What the report needs beside the experiments, and the report: one page that opens from disk without a network.
+
+
+rule shapes:
+    output:
+        paths.SHAPES,
+    log:
+        "results/logs/shapes/all.log",
+    benchmark:
+        "results/benchmarks/shapes/all.tsv"
+    conda:
+        "../envs/models.yaml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        disk_mb=100,
+        runtime=10,
+    params:
+        spec=lambda wildcards: specs.shapes(study),
+    message:
+        "Tabulate the sizes of all positions"
+    script:
+        "../workflow_scripts/shapes.py"
 
 
 rule report:

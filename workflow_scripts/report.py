@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 from reprscope import benchmarks, tasks
 from reprscope.files import write_text
+from reprscope.findings import of_blocks
 from reprscope.job import job
 from reprscope.provenance import versions
 from reprscope.report import FigureEntry, Section, build, runtimes
@@ -38,7 +39,18 @@ def figure(stem: str) -> FigureEntry:
     )
 
 
-def main(manifests: list[str], folder: Path, out: str, spec: str) -> None:
+def sizes(path: str) -> Section:
+    """Read the sizes of representations."""
+    return Section(
+        name="sizes-of-representations",
+        title="Sizes of representations",
+        question="How many tokens and channels does each block put out?",
+        sentences=["Each model at the native size of its images."],
+        table=of_blocks(pl.read_parquet(path)),
+    )
+
+
+def main(manifests: list[str], shapes: str, folder: Path, out: str, spec: str) -> None:
     """Write the page."""
     settings = json.loads(spec)
     revisions = {
@@ -48,7 +60,7 @@ def main(manifests: list[str], folder: Path, out: str, spec: str) -> None:
     page = build(
         title=settings["title"],
         introduction=settings["introduction"],
-        sections=[section(entry) for entry in settings["sections"]],
+        sections=[*map(section, settings["sections"]), sizes(shapes)],
         runtimes=runtimes(benchmarks.read(folder)),
         provenance={**versions(), **revisions, **settings["provenance"]},
     )
@@ -59,6 +71,7 @@ if __name__ == "__main__":
     with job(snakemake.log[0], snakemake.threads):
         main(
             manifests=list(snakemake.input.manifests),
+            shapes=snakemake.input.shapes,
             folder=Path("results/benchmarks"),
             out=snakemake.output[0],
             spec=snakemake.params.spec,

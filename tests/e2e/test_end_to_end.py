@@ -6,6 +6,7 @@ import h5py
 import polars as pl
 import pytest
 from browser import executable, open_page
+from reprscope.store import Representations
 
 needs_browser = pytest.mark.skipif(executable() is None, reason="no Chromium on this machine")
 
@@ -50,6 +51,27 @@ def test_the_report_says_what_the_tables_say(finished):
         & (pl.col("position") == best["position"])
     ).row(0, named=True)
     assert f"{100 * row['accuracy']:.1f} %" in text
+
+
+def test_the_sizes_are_those_of_the_stored_representations(finished):
+    """And the report prints them; an untrained twin has those of its original."""
+    sizes = pl.read_parquet(finished.folder / "results" / "shapes.parquet")
+    assert sizes["model"].unique().to_list() == ["nano-sd"]
+    rows = {row["position"]: row for row in sizes.iter_rows(named=True)}
+    path = (
+        "results/representations/creatures/identity/nano-sd/64px_empty_t50_seed0_standard/blocks/"
+        "0of1.h5"
+    )
+    with Representations([finished.folder / path]) as stored:
+        assert stored.positions
+        for position in stored.positions:
+            tokens = stored.tokens(position, stored.image_ids[0])
+            row = rows[position]
+            assert (row["height"], row["width"], row["channels"]) == tokens.shape
+    text = (finished.folder / "results/report/index.html").read_text()
+    section = text[text.index('<section id="sizes-of-representations"') :]
+    assert section.index("<td>conv-in</td>") < section.index("<td>mid</td>")
+    assert "attn[" not in section[: section.index("</section>")]
 
 
 def test_accuracy_in_the_table_is_the_share_of_right_predictions(finished):
@@ -141,4 +163,4 @@ def test_every_job_has_a_log_and_a_benchmark(finished):
     timed = results / "benchmarks"
     benchmarks = {p.relative_to(timed).with_suffix("") for p in timed.rglob("*.tsv")}
     assert logs == benchmarks
-    assert len(benchmarks) == 24
+    assert len(benchmarks) == 25

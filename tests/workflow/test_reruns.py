@@ -123,6 +123,10 @@ CHANGES = {
         [("config.yaml", "  - name: maps\n", "  - name: other-maps\n")],
         AFTER,
     ),
+    "the table of sizes": (
+        [("workflow_scripts/shapes.py", '("model", "resolution")', '("resolution", "model")')],
+        {"shapes": 1, "report": 1},
+    ),
     "another batch size": ([("config.yaml", "batch_size: 16", "batch_size: 5")], {}),
 }
 

@@ -15,6 +15,7 @@ MEASUREMENT = (
     "results/measurements/{task}/{dataset}/{view}/{model}/" + CONDITION + "/{hookset}.parquet"
 )
 TABLE = "results/tables/{experiment}.parquet"
+SHAPES = "results/shapes.parquet"
 FIGURE = "results/figures/{experiment}/{figure}"
 FIGURE_FORMATS = ("json", "html", "svg", "png")
 REPORT = "results/report/index.html"

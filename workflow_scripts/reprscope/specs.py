@@ -153,6 +153,28 @@ def keys(measurement: Measurement) -> dict[str, str | int]:
     return {key: values[key] for key in values if key not in ("task", "hookset")}
 
 
+def shapes(study: Study) -> str:
+    """Spec of the sizes of the study's models; an untrained twin has those of its original."""
+    models = [study.models[name] for name in study.models_used]
+    families = sorted({model.family for model in models})
+    return canonical_json(
+        {
+            "code": _code("shapes.py", *(f"reprscope.models.{name}" for name in families)),
+            "models": [
+                {
+                    "model": model.name,
+                    "resolution": model.resolution,
+                    "family": model.family,
+                    "denoiser": dict(model.denoiser),
+                    "grid": model.grid,
+                }
+                for model in models
+                if model.untrained is None
+            ],
+        }
+    )
+
+
 def figure(study: Study, experiment: str, name: str) -> str:
     """Spec of a figure."""
     entry = next(f for f in study.experiments[experiment].figures if f.name == name)

@@ -28,6 +28,7 @@ from reprscope.models.positions import resolve
 from reprscope.parameters import build
 from reprscope.protocol import PROTOCOLS, Protocol
 from reprscope.schema import check_schema
+from reprscope.shapes import latent_grid
 from reprscope.store import Form
 from reprscope.views import View
 
@@ -130,6 +131,14 @@ class ModelEntry:
         if self.hub is not None:
             return self.hub.architecture.denoiser
         return self._config(f"{family(self.family).COMPONENT}/config.json")
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Latents (h, w) of a square image of the native size."""
+        if self.hub is not None:
+            return latent_grid(self.resolution, self.hub.architecture.vae.factor)
+        levels = len(self._config("vae/config.json")["block_out_channels"])
+        return latent_grid(self.resolution, 2 ** (levels - 1))
 
     @property
     def files(self) -> list[str]:
@@ -381,7 +390,10 @@ def load(config: Mapping[str, Any], files: Sequence[Path]) -> Study:
     """
     for path in files:
         read(path)
-    return parse(config)
+    study = parse(config)
+    # Read before anything is planned: a folder may have no configuration of its VAE.
+    _ = [study.models[name].grid for name in study.models_used]
+    return study
 
 
 def _split(entry: Mapping[str, Any], *own: str) -> dict[str, Any]:
