@@ -33,6 +33,7 @@ THESIS = {
     # Correspondence on both sets, similarity, and two probes on three sets; then the strict
     # measure once, and maps of two models at three timesteps.
     "evaluate": 5 * BOTH_PROTOCOLS * (11 + 3 + 1 + 1 + 2 * 3) + 1 + 2 * BOTH_PROTOCOLS * 3,
+    "shapes": 1,
     "tabulate": 8,
     "figure": 4 * 2 + 1 + 3 + 5 + 2,
     "report": 1,
@@ -45,6 +46,7 @@ PAPER = {
     "encode_images": 3 * BOTH_PROTOCOLS * 2,
     "extract": 3 * BOTH_PROTOCOLS * 2,
     "evaluate": 3 * BOTH_PROTOCOLS * 2,
+    "shapes": 1,
     "tabulate": 2,
     "figure": 4,
     "report": 1,
