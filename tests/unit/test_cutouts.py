@@ -138,3 +138,13 @@ def test_settings_that_cannot_be():
 def test_more_pairs_than_there_are(folder):
     with pytest.raises(UserError, match="make 112 pairs, not 113"):
         cutouts.build(cutouts.Parameters(folder=str(folder), **(SMALL | {"pairs": 113})), 1)
+
+
+def test_a_users_cutouts_are_files_of_the_dataset(tmp_path):
+    for name in ("a.png", "a.json", "notes.txt"):
+        (tmp_path / name).touch()
+    found = cutouts.files(cutouts.Parameters(folder=str(tmp_path)))
+    assert found == [str(tmp_path / "a.json"), str(tmp_path / "a.png")]
+    assert cutouts.files(cutouts.Parameters()) == []
+    with pytest.raises(UserError, match="no folder"):
+        cutouts.files(cutouts.Parameters(folder=str(tmp_path / "none")))

@@ -104,6 +104,22 @@ def provides(parameters: Parameters) -> frozenset[str]:
     return frozenset({"labels", "pairs", "keypoints"})
 
 
+def files(parameters: Parameters) -> list[str]:
+    """Pictures and keypoints of a user's cut-outs, sorted; none for rendered ones.
+
+    Raises
+    ------
+    UserError
+        If there is no such folder.
+    """
+    if not parameters.folder:
+        return []
+    folder = Path(parameters.folder)
+    if not folder.is_dir():
+        raise UserError(f"There is no folder {folder}: set `folder` to a folder of cut-outs.")
+    return sorted(str(path) for path in folder.iterdir() if path.suffix in (".png", ".json"))
+
+
 def build(parameters: Parameters, threads: int) -> Dataset:
     """Make the dataset; its pairs are all in the test split.
 
