@@ -31,8 +31,8 @@ def introduction(study: Study) -> str:
                 "reaches, training did not bring."
             )
     texts.append(
-        "Unless an experiment says otherwise, images are encoded to the mean of the VAE's posterior, "
-        "noise is drawn for each image from its own seed, and the prompt is empty."
+        "Unless an experiment says otherwise, images are encoded to the mean of the VAE's "
+        "posterior, noise is drawn for each image from its own seed, and the prompt is empty."
     )
     return " ".join(texts)
 
