@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from reprscope.models.flow import FlowSchedule, read_schedule
+from reprscope.models.parts import write_untrained
 from reprscope.models.transformer import (
     COMPONENT_FOLDER,
     Transformer,
@@ -18,7 +19,6 @@ from reprscope.models.transformer import (
     load_module,
     refuse_upcast,
     to_grid,
-    write_untrained,
 )
 from reprscope.protocol import Protocol
 
@@ -208,7 +208,7 @@ def make_untrained(folder: Path, out: Path, *, seed: int) -> None:
     """Write an untrained twin of a model's denoiser to ``out``: same configuration, new weights."""
     from diffusers import FluxTransformer2DModel
 
-    write_untrained(FluxTransformer2DModel, folder, out, seed=seed)
+    write_untrained(FluxTransformer2DModel, folder, COMPONENT, out, seed=seed)
 
 
 def positions(config: Mapping[str, Any]) -> list[str]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from reprscope.errors import UserError
 from reprscope.models.flow import FlowSchedule
+from reprscope.models.parts import load_part
 
 if TYPE_CHECKING:
     import torch
@@ -137,27 +138,8 @@ def load_module(
     """
     import torch
 
-    try:
-        module = kind.from_pretrained(
-            folder / COMPONENT_FOLDER, torch_dtype=dtype, low_cpu_mem_usage=False
-        )
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"The transformer in {folder} cannot be loaded ({error}): delete the folder and fetch "
-            "it again."
-        ) from error
+    module = load_part(kind, folder, COMPONENT_FOLDER, name="transformer", dtype=dtype)
     # In SD-3 a float32 buffer comes first, from which diffusers without accelerate concludes that
     # the file has the wanted dtype already. Its own `to` warns about modules that it does not have.
     loaded: torch.nn.Module = torch.nn.Module.to(module, device=device, dtype=dtype)
     return loaded
-
-
-def write_untrained(kind: Any, folder: Path, out: Path, *, seed: int) -> None:
-    """Write a transformer of the same configuration with diffusers' own initial weights."""
-    import torch
-
-    config = kind.load_config(folder / COMPONENT_FOLDER)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        module = kind.from_config(config)
-    module.save_pretrained(out / COMPONENT_FOLDER, safe_serialization=True)

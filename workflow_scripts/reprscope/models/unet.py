@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from reprscope.diffusion import alphas_cumprod
 from reprscope.errors import UserError
+from reprscope.models.parts import load_part, write_untrained
 from reprscope.protocol import Protocol
 
 if TYPE_CHECKING:
@@ -180,15 +181,7 @@ def load(
     import torch
     from diffusers import UNet2DConditionModel
 
-    try:
-        module = UNet2DConditionModel.from_pretrained(
-            folder / COMPONENT, torch_dtype=dtype, low_cpu_mem_usage=False
-        )
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"The U-Net in {folder} cannot be loaded ({error}): delete the folder and fetch it "
-            "again."
-        ) from error
+    module = load_part(UNet2DConditionModel, folder, COMPONENT, name="U-Net", dtype=dtype)
     sized = _is_sized(module, f"The U-Net in {folder}") and protocol.added_conditioning
     if not sized:
         module.register_to_config(addition_embed_type=None)
@@ -266,14 +259,9 @@ def make_untrained(folder: Path, out: Path, *, seed: int) -> None:
 
     The weights are diffusers' own initialisation, drawn from ``seed``.
     """
-    import torch
     from diffusers import UNet2DConditionModel
 
-    config = UNet2DConditionModel.load_config(folder / COMPONENT)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        module = UNet2DConditionModel.from_config(config)
-    module.save_pretrained(out / COMPONENT, safe_serialization=True)
+    write_untrained(UNet2DConditionModel, folder, COMPONENT, out, seed=seed)
 
 
 def schedule_config(folder: Path) -> dict[str, Any]:

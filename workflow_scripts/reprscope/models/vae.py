@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from reprscope.errors import UserError
+from reprscope.models.parts import load_part
 from reprscope.protocol import Pixels
 
 #: diffusers' default, that of SD-1 and SD-2.
@@ -77,14 +77,7 @@ def load(folder: Path, *, device: torch.device) -> VAE:
     """Load the VAE of a model folder in diffusers' layout."""
     from diffusers import AutoencoderKL
 
-    try:
-        module = AutoencoderKL.from_pretrained(
-            folder / "vae", torch_dtype=torch.float32, low_cpu_mem_usage=False
-        )
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"The VAE in {folder} cannot be loaded ({error}): delete the folder and fetch it again."
-        ) from error
+    module = load_part(AutoencoderKL, folder, "vae", name="VAE", dtype=torch.float32)
     config = module.config
     module.decoder = None
     return VAE(module.to(device), config)
