@@ -82,12 +82,21 @@ def extract_inputs(wildcards):
     }
 
 
+def representations(wildcards, **changes):
+    """All shards of the representations under a measurement's keys, some of them changed."""
+    keys = {**wildcards, **changes}
+    shards = study.datasets[keys["dataset"]].shard_names
+    return [paths.REPRESENTATIONS.format(**keys, shard=shard) for shard in shards]
+
+
 def evaluate_inputs(wildcards):
-    """All shards of the representations, and the dataset."""
-    shards = study.datasets[wildcards.dataset].shard_names
+    """What a task reads: representations, those of its companions, and the dataset."""
     return {
-        "representations": [
-            paths.REPRESENTATIONS.format(**{**wildcards, "shard": s}) for s in shards
+        "representations": representations(wildcards),
+        "companions": [
+            path
+            for changes in study.companions(wildcards.task).values()
+            for path in representations(wildcards, **changes)
         ],
         "images": paths.IMAGES.format(dataset=wildcards.dataset),
     }

@@ -1,6 +1,8 @@
 """Run one task on one hook set of a model under one condition."""
 
 import json
+from contextlib import ExitStack
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,13 +17,22 @@ if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
 
 
-def main(representations: list[Path], dataset: Path, out: Path, spec: str) -> None:
+def main(
+    representations: list[Path], companions: list[Path], dataset: Path, out: Path, spec: str
+) -> None:
     """Write the task's measurements at every position of the hook set."""
     settings = json.loads(spec)
     task = tasks.load(settings["kind"])
     parameters = build(task.Parameters, settings["parameters"], entry=settings["kind"])
-    with Representations(representations) as source:
-        frame = task.measure(source, Annotations(dataset), parameters, **settings["protocol"])
+    files = iter(companions)
+    with ExitStack() as stack:
+        source = stack.enter_context(Representations(representations))
+        further = {
+            name: stack.enter_context(Representations(list(islice(files, count))))
+            for name, count in settings["companions"].items()
+        }
+        keywords = settings["protocol"] | ({"companions": further} if further else {})
+        frame = task.measure(source, Annotations(dataset), parameters, **keywords)
     write_frame(frame, out, spec=spec)
 
 
@@ -29,6 +40,7 @@ if __name__ == "__main__":
     with job(snakemake.log[0], snakemake.threads):
         main(
             representations=[Path(path) for path in snakemake.input.representations],
+            companions=[Path(path) for path in snakemake.input.companions],
             dataset=Path(snakemake.input.images).parent,
             out=Path(snakemake.output[0]),
             spec=snakemake.params.spec,

@@ -18,10 +18,13 @@ def main(measurements: list[Path], out: Path, spec: str) -> None:
     """Write the summaries of all measurements, with what they were measured under as columns."""
     settings = json.loads(spec)
     task = tasks.load(settings["kind"])
-    parameters = build(task.Parameters, settings["parameters"], entry=settings["kind"])
+    parameters = {
+        name: build(task.Parameters, values, entry=name)
+        for name, values in settings["tasks"].items()
+    }
     parts = []
     for path, keys in zip(measurements, settings["measurements"], strict=True):
-        summary = task.summarise(pl.read_parquet(path), parameters)
+        summary = task.summarise(pl.read_parquet(path), parameters[keys["task"]])
         positions = [*settings["positions"][keys["model"]], tasks.PICTURE]
         wanted = summary.filter(pl.col("position").is_in(positions))
         parts.append(wanted.select(*(pl.lit(v).alias(k) for k, v in keys.items()), pl.all()))

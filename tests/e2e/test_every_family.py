@@ -42,7 +42,7 @@ STUDY = {
 def experiment(name: str, task: str, datasets: list[str], models: list[str], **more) -> dict:
     return {
         "name": name,
-        "task": task,
+        "tasks": [task],
         "datasets": datasets,
         "models": models,
         "positions": POSITIONS if len(models) > 1 else POSITIONS[:2],

@@ -27,7 +27,7 @@ tasks:
   maps: {{kind: token_maps, count: 1}}
 experiments:
   - name: maps
-    task: maps
+    tasks: [maps]
     datasets: [photos]
     models: [sd-1.5]
     positions: ["up[1]"]

@@ -66,8 +66,8 @@ CHANGES = {
             ),
             (
                 "config.yaml",
-                "task: probe\n    datasets: [creatures]",
-                "task: probe\n    datasets: [creatures, digits]",
+                "tasks: [probe]\n    datasets: [creatures]",
+                "tasks: [probe]\n    datasets: [creatures, digits]",
             ),
         ],
         {"fetch_digits": 1, "encode_images": 1, "extract": 2, "evaluate": 2, **AFTER},

@@ -14,7 +14,7 @@ import polars as pl
 from reprscope.figures.labels import block_label
 from reprscope.models.positions import blocks
 
-CONDITION = ("dataset", "view", "resolution", "prompt", "seed", "protocol")
+CONDITION = ("task", "dataset", "view", "resolution", "prompt", "seed", "protocol")
 
 
 @dataclass(frozen=True)

@@ -128,6 +128,11 @@ def evaluate(study: Study, wildcards: Wildcards) -> str:
             "kind": task.kind,
             "parameters": asdict(task.parameters),
             "protocol": {part: getattr(protocol, part) for part in tasks.load(task.kind).PROTOCOL},
+            # How many of the files that follow the task's own are of each companion.
+            "companions": {
+                name: study.datasets[changes.get("dataset", wildcards["dataset"])].shards
+                for name, changes in study.companions(wildcards["task"]).items()
+            },
         }
     )
 
@@ -135,12 +140,12 @@ def evaluate(study: Study, wildcards: Wildcards) -> str:
 def tabulate(study: Study, name: str) -> str:
     """Spec of an experiment's table: its measurements in order, and how they are summarised."""
     experiment = study.experiments[name]
-    task = study.tasks[experiment.task]
+    kind = study.kind(experiment)
     return canonical_json(
         {
-            "code": _code("summarise.py", f"reprscope.tasks.{task.kind}"),
-            "kind": task.kind,
-            "parameters": asdict(task.parameters),
+            "code": _code("summarise.py", f"reprscope.tasks.{kind}"),
+            "kind": kind,
+            "tasks": {name: asdict(study.tasks[name].parameters) for name in experiment.tasks},
             "positions": {model: study.positions(experiment, model) for model in experiment.models},
             "measurements": [keys(m) for m in study.measurements(experiment)],
         }
@@ -150,7 +155,7 @@ def tabulate(study: Study, name: str) -> str:
 def keys(measurement: Measurement) -> dict[str, str | int]:
     """Key columns of a measurement in a table."""
     values = measurement.wildcards()
-    return {key: values[key] for key in values if key not in ("task", "hookset")}
+    return {key: values[key] for key in values if key != "hookset"}
 
 
 def shapes(study: Study) -> str:
@@ -194,10 +199,7 @@ def report(study: Study) -> str:
         {
             "code": _code(
                 "report.py",
-                *(
-                    f"reprscope.tasks.{study.tasks[e.task].kind}"
-                    for e in study.experiments.values()
-                ),
+                *(f"reprscope.tasks.{study.kind(e)}" for e in study.experiments.values()),
             ),
             "title": study.title,
             "introduction": words.introduction(study),
@@ -206,7 +208,7 @@ def report(study: Study) -> str:
                     "name": experiment.name,
                     "title": experiment.title,
                     "question": experiment.question,
-                    "kind": study.tasks[experiment.task].kind,
+                    "kind": study.kind(experiment),
                     "description": words.experiment(study, experiment),
                     "table": paths.TABLE.format(experiment=experiment.name),
                     "figures": [
@@ -227,7 +229,8 @@ def report(study: Study) -> str:
                 **{
                     f"task {name}": f"{study.tasks[name].kind} "
                     + canonical_json(asdict(study.tasks[name].parameters))
-                    for name in (e.task for e in study.experiments.values())
+                    for experiment in study.experiments.values()
+                    for name in experiment.tasks
                 },
                 **{
                     f"hook set {name}": f"{study.hooksets[name].store} of "

@@ -208,12 +208,15 @@ class Condition:
 
 @dataclass(frozen=True, kw_only=True)
 class Experiment:
-    """A task crossed with datasets, views, models, positions and conditions, and its figures."""
+    """Tasks of one kind crossed with datasets, views, models, positions and conditions.
+
+    And the figures made of their one table.
+    """
 
     name: str
     title: str
     question: str
-    task: str
+    tasks: tuple[str, ...]
     datasets: tuple[str, ...]
     models: tuple[str, ...]
     positions: tuple[str, ...]
@@ -280,7 +283,7 @@ class Study:
         UserError
             If a position is in no set that stores what the task can use.
         """
-        accepted = tasks.load(self.tasks[experiment.task].kind).STORES
+        accepted = tasks.load(self.kind(experiment)).STORES
         usable = {
             name: set(hookset.resolve(self.models[model]))
             for name, hookset in self.hooksets.items()
@@ -313,13 +316,23 @@ class Study:
     def measurements(self, experiment: Experiment) -> list[Measurement]:
         """All measurements of an experiment, in a fixed order."""
         return [
-            Measurement(experiment.task, dataset, view, model, condition, hookset)
+            Measurement(task, dataset, view, model, condition, hookset)
+            for task in experiment.tasks
             for dataset in experiment.datasets
             for view in experiment.views
             for model in experiment.models
             for condition in self.conditions(experiment, model)
             for hookset in self.hooksets_of(experiment, model)
         ]
+
+    def kind(self, experiment: Experiment) -> str:
+        """Kind of an experiment's tasks."""
+        return self.tasks[experiment.tasks[0]].kind
+
+    def companions(self, task: str) -> Mapping[str, Mapping[str, Any]]:
+        """Further representations that a task reads: what differs from its own, by name."""
+        entry = self.tasks[task]
+        return tasks.companions(entry.kind, entry.parameters)
 
     def prompt_key(self, prompt: str, dataset: str) -> str:
         """File name of a prompt's embeddings: one per dataset if its text depends on the image."""
@@ -488,7 +501,7 @@ def _experiments(entries: Sequence[Mapping[str, Any]]) -> dict[str, Experiment]:
 def _check_experiment(study: Study, experiment: Experiment) -> None:
     where = f"experiments.{experiment.name}"
     for kind, names in (
-        ("tasks", (experiment.task,)),
+        ("tasks", experiment.tasks),
         ("datasets", experiment.datasets),
         ("views", experiment.views),
         ("models", experiment.models),
@@ -501,26 +514,24 @@ def _check_experiment(study: Study, experiment: Experiment) -> None:
                 raise UserError(
                     f"{where}: {name} is not in {kind}: use {' or '.join(known)}, or add it there."
                 )
-    task = study.tasks[experiment.task]
+    kind = study.kind(experiment)
+    for task in experiment.tasks:
+        if study.tasks[task].kind != kind:
+            raise UserError(
+                f"{where}: tasks {experiment.tasks[0]} and {task} are of two kinds, {kind} and "
+                f"{study.tasks[task].kind}: make an experiment of each."
+            )
+        for companion in study.companions(task).values():
+            _check_companion(study, experiment, task, companion)
     for name in experiment.datasets:
-        provides = study.datasets[name].provides
-        missing = tasks.load(task.kind).NEEDS - provides
+        missing = tasks.load(kind).NEEDS - study.datasets[name].provides
         if missing:
             raise UserError(
                 f"{where}: dataset {name} has no {' and no '.join(sorted(missing))}, which "
-                f"{task.kind} needs: use a dataset with them."
+                f"{kind} needs: use a dataset with them."
             )
         for prompt in experiment.prompts:
-            for used in sorted(template_fields(study.prompts[prompt])):
-                if used not in ("label", "caption"):
-                    raise UserError(
-                        f"prompts.{prompt}: {{{used}}} is not known: use {{label}} or {{caption}}."
-                    )
-                if f"{used}s" not in provides:
-                    raise UserError(
-                        f"{where}: prompt {prompt} needs the {used} of each image, which dataset "
-                        f"{name} does not have: use another prompt."
-                    )
+            _check_prompt(study, prompt, name, where)
     for name in experiment.models:
         model = study.models[name]
         for timestep in experiment.timesteps:
@@ -530,6 +541,43 @@ def _check_experiment(study: Study, experiment: Experiment) -> None:
                     f"timesteps of {name}."
                 )
         study.hooksets_of(experiment, name)
+
+
+def _check_prompt(study: Study, prompt: str, dataset: str, where: str) -> None:
+    """Check that a dataset has what a prompt's text says of each image."""
+    for used in sorted(template_fields(study.prompts[prompt])):
+        if used not in ("label", "caption"):
+            raise UserError(
+                f"prompts.{prompt}: {{{used}}} is not known: use {{label}} or {{caption}}."
+            )
+        if f"{used}s" not in study.datasets[dataset].provides:
+            raise UserError(
+                f"{where}: prompt {prompt} needs the {used} of each image, which dataset "
+                f"{dataset} does not have: use another prompt."
+            )
+
+
+def _check_companion(
+    study: Study, experiment: Experiment, task: str, changes: Mapping[str, Any]
+) -> None:
+    """Check that all names in a task's further representations are in the study."""
+    where = f"tasks.{task}"
+    for key, value in changes.items():
+        if key in ("dataset", "view", "prompt", "protocol"):
+            known = cast(Mapping[str, Any], getattr(study, f"{key}s"))
+            if value not in known:
+                raise UserError(
+                    f"{where}: {value} is not in {key}s: use {' or '.join(known)}, or add it there."
+                )
+    for dataset in [changes["dataset"]] if "dataset" in changes else experiment.datasets:
+        for prompt in [changes["prompt"]] if "prompt" in changes else experiment.prompts:
+            _check_prompt(study, prompt, dataset, where)
+    for name in experiment.models:
+        if not 0 <= changes.get("timestep", 0) < study.models[name].timesteps:
+            raise UserError(
+                f"{where}: timestep {changes['timestep']} is outside 0 to "
+                f"{study.models[name].timesteps - 1}, the timesteps of {name}."
+            )
 
 
 class _Loader(yaml.SafeLoader):

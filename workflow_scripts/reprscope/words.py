@@ -39,8 +39,9 @@ def introduction(study: Study) -> str:
 
 def experiment(study: Study, entry: Experiment) -> str:
     """One paragraph on what an experiment crosses."""
-    task = study.tasks[entry.task]
-    texts = [f"Task {task.kind} on {listed(entry.datasets)}, models {listed(entry.models)}"]
+    kind = study.kind(entry)
+    named = f" ({listed(entry.tasks)})" if len(entry.tasks) > 1 else ""
+    texts = [f"Task {kind}{named} on {listed(entry.datasets)}, models {listed(entry.models)}"]
     texts.append(f"timestep {listed(entry.timesteps)}")
     if entry.resolutions:
         texts.append(f"resolution {listed(entry.resolutions)} px")

@@ -13,6 +13,7 @@ from reprscope.errors import UserError
 from reprscope.figures.theme import Theme
 
 KEYS = (
+    "task",
     "dataset",
     "view",
     "model",

@@ -14,11 +14,16 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 from reprscope.errors import UserError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import polars as pl
 
     from reprscope.data.canonical import Annotations
     from reprscope.store import Representations
 
+
+CHANGES = ("dataset", "view", "resolution", "prompt", "timestep", "seed", "protocol")
+"""Keys in which a task's companions may differ from the representations it is measured on."""
 
 PICTURE = "image"
 """Stands in the column ``position`` of a row that holds an image's own picture."""
@@ -43,9 +48,16 @@ class Task(Protocol):
         annotations: Annotations,
         parameters: Any,
         /,
-        **protocol: Any,
+        **further: Any,
     ) -> pl.DataFrame:
-        """Return every prediction or value at every position, with a column ``position``."""
+        """Return every prediction or value at every position, with a column ``position``.
+
+        ``further`` are the parts of the protocol that ``PROTOCOL`` names and, if the task has
+        companions, ``companions``, their representations by name.
+        """
+
+    # Optional: ``companions(parameters)``, see :func:`companions`; ``findings(table)``, see
+    # :mod:`reprscope.findings`.
 
     def summarise(self, measurements: pl.DataFrame, parameters: Any, /) -> pl.DataFrame:
         """Aggregate measurements, with intervals, keeping the column ``position``."""
@@ -74,3 +86,34 @@ def load(kind: str) -> Task:
     if kind not in kinds:
         raise UserError(f"There is no task kind '{kind}'; use one of: {', '.join(kinds)}.")
     return cast("Task", importlib.import_module(f"{__name__}.{kind}"))
+
+
+def companions(kind: str, parameters: Any) -> Mapping[str, Mapping[str, Any]]:
+    """Further representations that a task reads beside those it is measured on.
+
+    Parameters
+    ----------
+    kind
+        Name of the task.
+    parameters
+        Its settings.
+
+    Returns
+    -------
+    For each companion, by a name that ``measure`` finds it under, what differs from the
+    measurement's own keys: some of :data:`CHANGES`. Model and hook set are the measurement's own.
+    Empty for a task without a function ``companions(parameters)``.
+
+    Raises
+    ------
+    UserError
+        If a companion changes anything else.
+    """
+    named: Mapping[str, Mapping[str, Any]] = getattr(load(kind), "companions", lambda _: {})(
+        parameters
+    )
+    for changes in named.values():
+        for key in changes:
+            if key not in CHANGES:
+                raise UserError(f"{key} cannot differ; use some of: {', '.join(CHANGES)}.")
+    return dict(sorted(named.items()))
