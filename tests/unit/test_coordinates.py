@@ -1,7 +1,9 @@
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from reprscope.coordinates import Affine, token_centre, token_index
+from reprscope.errors import UserError
 from reprscope.views import View
 
 sizes = st.integers(1, 700)
@@ -70,9 +72,12 @@ def marked(width: int, height: int, x: int, y: int) -> np.ndarray:
         max_size=3,
         unique_by=lambda operation: next(iter(operation)),
     ),
+    after=st.sampled_from([(), ({"crop": {"left": 5, "top": 3}},), ({"hflip": {}},)]),
 )
-def test_a_view_moves_a_bright_pixel_where_its_map_says(width, height, spot, fit, operations):
-    view = View(operations=tuple(operations), fit=fit)
+def test_a_view_moves_a_bright_pixel_where_its_map_says(
+    width, height, spot, fit, operations, after
+):
+    view = View(operations=tuple(operations), fit=fit, after=after)
     image = marked(width, height, *spot)
     viewed, transform = view.apply(image, resolution=4 * max(width, height), multiple=1)
     expected = transform.forward(np.array(spot) + 0.5)
@@ -88,3 +93,18 @@ def test_keep_rounds_to_multiples_and_its_map_stays_exact():
     )
     assert viewed.shape == (320, 512, 3)
     assert transform == Affine(scale_x=512 / 500, scale_y=320 / 333)
+
+
+def test_a_crop_after_the_fit_is_not_scaled_up_again():
+    view = View(fit="keep", after=({"crop": {"left": 16, "right": 16, "top": 16, "bottom": 16}},))
+    image = np.random.default_rng(0).integers(0, 256, (64, 96, 3), dtype=np.uint8)
+    viewed, transform = view.apply(image, resolution=192, multiple=8)
+    whole, _ = View(fit="keep").apply(image, resolution=192, multiple=8)
+    assert (viewed == whole[16:-16, 16:-16]).all()
+    assert transform == Affine(2.0, -16.0, 2.0, -16.0)
+
+
+def test_sides_that_the_vae_cannot_encode_are_refused():
+    view = View(fit="keep", after=({"crop": {"left": 4}},))
+    with pytest.raises(UserError, match="92 x 64 pixels, which are not multiples of 8"):
+        view.apply(np.zeros((64, 96, 3), np.uint8), resolution=96, multiple=8)

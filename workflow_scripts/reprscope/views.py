@@ -8,7 +8,7 @@ that it performed, so that keypoints follow the image in float, without rounding
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -129,7 +129,7 @@ def fit(image: Image, *, resolution: int, how: Fit, multiple: int) -> tuple[Imag
 
 @dataclass(frozen=True, kw_only=True)
 class View:
-    """A chain of operations, then the fit to the resolution.
+    """A chain of operations, the fit to the resolution, and operations on the fitted image.
 
     Attributes
     ----------
@@ -137,13 +137,16 @@ class View:
         Applied in order to the original image; see :data:`OPERATIONS`.
     fit : {"pad", "squash", "keep"}
         See :func:`fit`.
+    after : tuple of {name: arguments}
+        Applied in order to the fitted image, in its pixels: a crop here is not scaled up again.
     """
 
     operations: tuple[Mapping[str, Any], ...] = ()
     fit: Fit = "pad"
+    after: tuple[Mapping[str, Any], ...] = ()
 
     def __post_init__(self) -> None:
-        for operation in self.operations:
+        for operation in (*self.operations, *self.after):
             if len(operation) != 1 or next(iter(operation)) not in OPERATIONS:
                 raise UserError(
                     f"operation {dict(operation)} is not known: write one of "
@@ -170,11 +173,28 @@ class View:
             What the VAE encodes.
         transform : Affine
             Map from original to encoded pixels.
+
+        Raises
+        ------
+        UserError
+            If the sides of the encoded image would not be multiples of ``multiple``.
         """
-        moved = Affine()
-        for operation in self.operations:
-            ((name, arguments),) = operation.items()
-            image, step = OPERATIONS[name](image, **(arguments or {}))
-            moved = moved.then(step)
-        image, step = fit(image, resolution=resolution, how=self.fit, multiple=multiple)
-        return np.ascontiguousarray(image), moved.then(step)
+        image, moved = _chain(image, self.operations)
+        image, fitted = fit(image, resolution=resolution, how=self.fit, multiple=multiple)
+        image, after = _chain(image, self.after)
+        height, width = image.shape[:2]
+        if height % multiple or width % multiple:
+            raise UserError(
+                f"An encoded image would have {width} x {height} pixels, which are not multiples "
+                f"of {multiple}: change the resolution or the view's operations after the fit."
+            )
+        return np.ascontiguousarray(image), moved.then(fitted).then(after)
+
+
+def _chain(image: Image, operations: Sequence[Mapping[str, Any]]) -> tuple[Image, Affine]:
+    moved = Affine()
+    for operation in operations:
+        ((name, arguments),) = operation.items()
+        image, step = OPERATIONS[name](image, **(arguments or {}))
+        moved = moved.then(step)
+    return image, moved
