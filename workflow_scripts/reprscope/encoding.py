@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from reprscope.coordinates import Affine
 from reprscope.data.canonical import decode
-from reprscope.models.vae import VAE
+from reprscope.memory import BatchSize
+from reprscope.models.vae import VAE, Posterior
 from reprscope.protocol import Pixels
 from reprscope.store import Writer
 from reprscope.views import View
@@ -49,18 +50,30 @@ def encode(
         Sides of the latents become multiples of this.
     progress : callable
         Called with the number of images just finished.
+
+    Raises
+    ------
+    UserError
+        If a single image does not fit in memory.
     """
+    size = BatchSize(next(vae.module.parameters()).device)
     for _, group in images.group_by(["width", "height"], maintain_order=True):
         rows = group.select("image_id", "image").iter_rows()
         viewed = _view(rows, view, resolution=resolution, multiple=vae.factor * patch)
         while batch := list(islice(viewed, batch_size)):
-            names = [name for name, _, _ in batch]
             stack = np.stack([image for _, image, _ in batch])
-            mean, logvar = vae.encode(stack, pixels=pixels)
-            size = (stack.shape[2], stack.shape[1])
-            transforms = [transform for _, _, transform in batch]
-            store.append(names, [size] * len(names), transforms, {"mean": mean, "logvar": logvar})
-            progress(len(names))
+            pair = (stack.shape[2], stack.shape[1])
+            image = "An image of {} x {} pixels".format(*pair)
+
+            def run(items: slice, stack: NDArray[np.uint8] = stack) -> Posterior:
+                return vae.encode(stack[items], pixels=pixels)
+
+            for items, (mean, logvar) in size.parts(len(batch), run, item=image):
+                names = [name for name, _, _ in batch[items]]
+                transforms = [transform for _, _, transform in batch[items]]
+                tables = {"mean": mean, "logvar": logvar}
+                store.append(names, [pair] * len(names), transforms, tables)
+                progress(len(names))
 
 
 def _view(

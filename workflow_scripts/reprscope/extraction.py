@@ -1,8 +1,8 @@
 """Hooks, early exit, batching, and streaming to the store.
 
 One forward pass yields every position of a hook set; it stops after the last one. Latents are
-read and features written by threads of their own while the denoiser computes, and memory does not
-depend on the number of images.
+read and features cast and written by threads of their own while the denoiser computes, and memory
+does not depend on the number of images. A batch that does not fit is run in parts.
 """
 
 from __future__ import annotations
@@ -11,13 +11,17 @@ import contextlib
 import queue
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, TypeVar, cast
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from reprscope.coordinates import Affine
 from reprscope.diffusion import noise, shared_maps
+from reprscope.memory import BatchSize
 from reprscope.models.denoiser import Denoiser, modules
 from reprscope.prompts import Prompts
 from reprscope.protocol import Protocol
@@ -108,6 +112,29 @@ class Batch:
     noise: torch.Tensor
     prompt: dict[str, torch.Tensor]
 
+    def __len__(self) -> int:
+        return len(self.image_ids)
+
+    def part(self, items: slice) -> Batch:
+        """Some of the images."""
+        return Batch(
+            image_ids=self.image_ids[items],
+            pixels=self.pixels[items],
+            transforms=self.transforms[items],
+            latents=self.latents[items],
+            noise=self.noise[items],
+            prompt={key: values[items] for key, values in self.prompt.items()},
+        )
+
+    def pinned(self) -> Batch:
+        """The same in memory from which a GPU copies while it computes."""
+        return replace(
+            self,
+            latents=self.latents.pin_memory(),
+            noise=self.noise.pin_memory(),
+            prompt={key: values.pin_memory() for key, values in self.prompt.items()},
+        )
+
 
 def batches(
     latents: Representations,
@@ -185,6 +212,7 @@ def extract(
     device: torch.device,
     dtype: torch.dtype,
     store: Writer,
+    size: BatchSize | None = None,
     progress: Callable[[int], object] = lambda images: None,
 ) -> None:
     """Run the denoiser over batches and append the tokens of every position to a store.
@@ -198,29 +226,52 @@ def extract(
         Module paths, stored as tables of these names.
     timestep : int
         0 to ``denoiser.timesteps - 1``; 0 already adds a little noise.
+    size : BatchSize
+        What is known of how many images fit in memory; pass the same to several calls.
     progress : callable
         Called with the number of images just finished.
+
+    Raises
+    ------
+    UserError
+        If a single image does not fit in memory.
     """
+    if device.type == "cuda":
+        source = (batch.pinned() for batch in source)
+    size = size or BatchSize(device)
     with Capture(denoiser, positions) as capture, _written_behind(store) as write:
-        for batch in _read_ahead(source):
-            clean = batch.latents.to(device, non_blocking=True)
-            noised = clean
+
+        def run(whole: Batch, items: slice) -> dict[str, torch.Tensor]:
+            batch = whole.part(items)
+            noised = batch.latents.to(device, non_blocking=True)
             if protocol.noise != "none":
                 drawn = batch.noise.to(device, non_blocking=True)
-                noised = denoiser.add_noise(clean, drawn, timestep)
+                noised = denoiser.add_noise(noised, drawn, timestep)
             conditions = {
                 key: values.to(device, dtype, non_blocking=True)
                 for key, values in batch.prompt.items()
             }
             # Exact in float32, but not in every lower precision.
             conditions["pixels"] = torch.tensor(batch.pixels, dtype=torch.float32, device=device)
-            found = capture(
-                noised.to(dtype).contiguous(memory_format=torch.channels_last),
-                timestep,
-                conditions,
-            )
-            write(batch, {position: found[position] for position in positions})
-            progress(len(batch.image_ids))
+            noised = noised.to(dtype).contiguous(memory_format=torch.channels_last)
+            return capture(noised, timestep, conditions)
+
+        for batch in _read_ahead(source):
+            image = "An image of {} x {} pixels".format(*batch.pixels[0])
+            for items, found in size.parts(len(batch), partial(run, batch), item=image):
+                part = batch.part(items)
+                write(part, {position: found[position] for position in positions})
+                progress(len(part))
+
+
+def _array(tokens: torch.Tensor, dtype: np.dtype[Any]) -> NDArray[np.floating[Any]]:
+    """Tokens for a store of ``dtype``: cast to float16 here if they fit, many times faster."""
+    host = tokens.cpu()
+    if dtype == np.float16:
+        half = host.half()
+        if torch.isfinite(half).all():
+            return cast("NDArray[np.floating[Any]]", half.numpy())
+    return cast("NDArray[np.floating[Any]]", host.float().numpy())
 
 
 def _read_ahead(source: Iterable[Item], depth: int = 2) -> Iterator[Item]:
@@ -278,7 +329,7 @@ def _written_behind(
                     batch.image_ids,
                     batch.pixels,
                     batch.transforms,
-                    {name: values.float().cpu().numpy() for name, values in tokens.items()},
+                    {name: _array(values, store.dtype) for name, values in tokens.items()},
                 )
             except BaseException as error:
                 failures.append(error)

@@ -56,12 +56,19 @@ def reserve(file: Any, size: int) -> None:
 
 
 class Writer:
-    """Appends images to a store; use :func:`writer` to get one."""
+    """Appends images to a store; use :func:`writer` to get one.
+
+    Attributes
+    ----------
+    dtype : numpy dtype
+        In which tables begin; arrays of this type are written as they are.
+    """
 
     def __init__(self, file: Any, form: Form, dtype: DTypeLike) -> None:
         self._file = file
         self._form = form
         self._dtype = np.dtype(dtype)
+        self.dtype = self._dtype if form == "tokens" else np.dtype(np.float32)
         self._names: list[str] = []
         self._pixels: list[tuple[int, int]] = []
         self._transforms: list[Affine] = []
@@ -91,7 +98,7 @@ class Writer:
         """
         reserve(self._file, sum(v.size for v in tables.values()) * self._dtype.itemsize)
         for name, values in tables.items():
-            bad = ~np.isfinite(values).reshape(len(values), -1).all(axis=1)
+            bad = ~_finite(values).reshape(len(values), -1).all(axis=1)
             if bad.any():
                 image = image_ids[int(bad.argmax())]
                 raise UserError(
@@ -115,7 +122,8 @@ class Writer:
         if key not in self._file:
             self._create(key, dtype, rows.shape[1], chunk)
         table = self._file[key]
-        if table.dtype == np.float16 and np.abs(rows).max(initial=0.0) > FLOAT16_MAX:
+        wider = rows.dtype != np.float16
+        if table.dtype == np.float16 and wider and np.abs(rows).max(initial=0.0) > FLOAT16_MAX:
             table = self._promote(key)
         start = len(table)
         table.resize(start + len(rows), axis=0)
@@ -279,6 +287,15 @@ class Representations:
                 "hook set with `store: tokens` that has this position."
             )
         return group[kind]
+
+
+def _finite(values: NDArray[np.floating[Any]]) -> NDArray[np.bool_]:
+    """Which values are finite; numpy's own test is slow for float16, whose exponent tells it."""
+    if values.dtype == np.float16:
+        finite: NDArray[np.bool_] = (values.view(np.uint16) & 0x7C00) != 0x7C00
+    else:
+        finite = np.isfinite(values)
+    return finite
 
 
 def _open(path: str | os.PathLike[str]) -> Any:

@@ -17,6 +17,10 @@ from reprscope.protocol import Pixels
 DEFAULT_SCALING = 0.18215
 
 
+Posterior = tuple[NDArray[np.float32], NDArray[np.float32]]
+"""Mean and logarithm of the variance, (batch, h, w, channels) each."""
+
+
 class VAE:
     """The encoder half of a diffusers ``AutoencoderKL``; always in float32.
 
@@ -31,9 +35,7 @@ class VAE:
         self.factor = 2 ** (len(config["block_out_channels"]) - 1)
 
     @torch.inference_mode()
-    def encode(
-        self, images: NDArray[np.uint8], *, pixels: Pixels
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    def encode(self, images: NDArray[np.uint8], *, pixels: Pixels) -> Posterior:
         """Posterior of a batch of images of one size.
 
         Parameters

@@ -1,0 +1,142 @@
+"""Batches that do not fit are run in parts, by what a first image needed and by what failed."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import image_frame
+from reprscope import memory
+from reprscope.encoding import encode
+from reprscope.errors import UserError
+from reprscope.extraction import batches, extract
+from reprscope.memory import BatchSize
+from reprscope.prompts import Prompts
+from reprscope.protocol import Protocol
+from reprscope.store import Representations, writer
+from reprscope.views import View
+
+CPU = torch.device("cpu")
+POSITIONS = ["conv_in", "down_blocks.0", "mid_block", "up_blocks.2"]
+IMAGES = 12
+
+
+def run(latents: Path, out: Path, unet, size: BatchSize) -> None:
+    with (
+        Representations([latents]) as source,
+        writer(out, spec="{}", provenance={}, dtype=np.float32) as store,
+    ):
+        embedding = np.zeros((1, 16, 64), np.float32)
+        extract(
+            unet,
+            batches(
+                source,
+                Prompts({"embedding": embedding}, dict.fromkeys(source.image_ids, 0)),
+                seed=0,
+                protocol=Protocol(),
+                scaling=1.0,
+                shift=0.0,
+                size=IMAGES,
+            ),
+            positions=POSITIONS,
+            timestep=50,
+            protocol=Protocol(),
+            device=CPU,
+            dtype=torch.float32,
+            store=store,
+            size=size,
+        )
+
+
+def test_out_of_memory_ends_with_smaller_batches_and_the_same_features(tmp_path, unet, vae):
+    latents = tmp_path / "latents.h5"
+    with writer(latents, spec="{}", provenance={}, dtype=np.float32) as store:
+        frame = image_frame([(192, 192)] * IMAGES)
+        encode(frame, View(), vae, store, resolution=192, pixels="symmetric", batch_size=4)
+    run(latents, tmp_path / "free.h5", unet, BatchSize(CPU))
+
+    limited = tmp_path / "limited.h5"
+    done = subprocess.run(
+        [sys.executable, __file__, str(latents), str(limited)],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert 1 <= int(done.stdout) < IMAGES
+    with Representations([tmp_path / "free.h5"]) as free, Representations([limited]) as tight:
+        assert tight.image_ids == free.image_ids
+        for name in free.image_ids:
+            for position in POSITIONS:
+                expected = free.tokens(position, name)
+                assert np.allclose(tight.tokens(position, name), expected, atol=1e-4)
+
+
+def fail_above(limit: int, seen: list[int], error: Exception):
+    def pass_over(items: slice) -> list[int]:
+        seen.append(items.stop - items.start)
+        if seen[-1] > limit:
+            raise error
+        return list(range(items.start, items.stop))
+
+    return pass_over
+
+
+@pytest.mark.parametrize(
+    "error",
+    [torch.OutOfMemoryError("CUDA out of memory"), MemoryError(), RuntimeError("std::bad_alloc")],
+)
+def test_every_item_is_run_once_after_halving(error):
+    size, seen = BatchSize(torch.device("cuda")), []
+    parts = list(size.parts(10, fail_above(3, seen, error), item="It"))
+    assert [i for _, result in parts for i in result] == list(range(10))
+    assert seen == [10, 5, 2, 2, 2, 2, 2]
+    assert size.limit == 2
+    assert [len(r) for _, r in size.parts(3, fail_above(3, seen, error), item="It")] == [2, 1]
+
+
+def test_one_item_that_does_not_fit_is_the_user_s_matter():
+    size = BatchSize(CPU)
+    with pytest.raises(UserError, match="An image of 8 x 8 pixels does not fit in memory: use a"):
+        list(size.parts(4, fail_above(0, [], MemoryError()), item="An image of 8 x 8 pixels"))
+
+
+def test_other_errors_are_not_taken_for_lack_of_memory():
+    with pytest.raises(RuntimeError, match="shapes"):
+        list(BatchSize(CPU).parts(4, fail_above(0, [], RuntimeError("shapes")), item="It"))
+
+
+def test_on_a_processor_the_first_item_says_how_many_fit(monkeypatch):
+    """Each item takes 64 MB, of which 512 MB are there: 8 would fit without a margin."""
+    monkeypatch.setattr(memory, "available", lambda: 512 << 20)
+    size, seen = BatchSize(CPU), []
+
+    def pass_over(items: slice) -> int:
+        seen.append(items.stop - items.start)
+        return int(np.ones((seen[-1], 8 << 20)).sum())
+
+    total = sum(result for _, result in size.parts(20, pass_over, item="It"))
+    assert total == 20 * (8 << 20)
+    assert seen[0] == 1
+    assert 5 <= size.limit <= 7
+    assert set(seen[1:-1]) == {size.limit}
+
+
+if __name__ == "__main__":
+    # Run under a limit: the first image is made to seem free, so that the guess is wrong.
+    import resource
+
+    from conftest import NANO, load_unet
+
+    unet = load_unet(NANO)
+    torch.set_num_threads(1)
+    memory.available = lambda: 1 << 50
+    used = memory._status("VmSize")
+    resource.setrlimit(resource.RLIMIT_AS, (used + (200 << 20), resource.RLIM_INFINITY))
+    size = BatchSize(CPU)
+    run(Path(sys.argv[1]), Path(sys.argv[2]), unet, size)
+    print(size.limit)

@@ -1,0 +1,148 @@
+"""Batches that fit in memory: a first guess from one image, and halving when it was wrong."""
+
+from __future__ import annotations
+
+import resource
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, TypeVar
+
+from reprscope.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+
+Result = TypeVar("Result")
+
+MARGIN: Final = 1.25
+"""Memory that a batch may need beyond what its first image grew by, as a factor."""
+
+
+class BatchSize:
+    """How many items of a batch one forward pass takes; it only ever shrinks.
+
+    A GPU that runs out of memory says so, and the batch is tried again in halves. A processor's
+    memory is lent without question and the kernel kills the process that uses it, so there the
+    first pass takes one item, and what it needs says how many fit.
+
+    Attributes
+    ----------
+    limit : int
+        Items that fit, as far as is known.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.limit = sys.maxsize
+        self._device = device
+        self._trial = device.type == "cpu" and _reset_peak()
+        self._before = _status("VmRSS") if self._trial else 0
+
+    def parts(
+        self, count: int, run: Callable[[slice], Result], *, item: str
+    ) -> Iterator[tuple[slice, Result]]:
+        """Run over ``count`` items in parts that fit.
+
+        Parameters
+        ----------
+        count : int
+        run : callable
+            Takes the slice of the items to run; called again with a shorter one if memory runs out.
+        item : str
+            What one item is, for the message.
+
+        Raises
+        ------
+        UserError
+            If a single item does not fit.
+        """
+        start = 0
+        while start < count:
+            part = slice(start, min(start + (1 if self._trial else self.limit), count))
+            try:
+                result = run(part)
+            except Exception as error:
+                if not out_of_memory(error):
+                    raise
+                if part.stop - part.start == 1:
+                    raise UserError(
+                        f"{item} does not fit in memory: use a smaller resolution, a lower "
+                        "`precision`, or a machine with more memory."
+                    ) from error
+                self.limit = (part.stop - part.start) // 2
+                failed = True
+            else:
+                failed = False
+            # Only now is what the failed pass held released.
+            if failed:
+                self._release()
+                continue
+            if self._trial:
+                self._learn()
+            yield part, result
+            start = part.stop
+
+    def _release(self) -> None:
+        if self._device.type == "cuda":
+            import torch
+
+            torch.cuda.empty_cache()
+
+    def _learn(self) -> None:
+        self._trial = False
+        # Weights that were mapped and are first read now are counted too: too much is safe.
+        need = max(_status("VmHWM") - self._before, 1 << 20) * MARGIN
+        self.limit = max(1, int(available() / need))
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out, on a GPU or on the processor."""
+    import torch
+
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    # The processor's allocator and oneDNN raise plain RuntimeErrors.
+    text = str(error)
+    return isinstance(error, RuntimeError) and any(
+        words in text
+        for words in ("can't allocate memory", "Cannot allocate memory", "std::bad_alloc")
+    )
+
+
+def available() -> int:
+    """Bytes that this process can still take without being refused or killed."""
+    found = [_meminfo()]
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if limit != resource.RLIM_INFINITY:
+        found.append(limit - _status("VmSize"))
+    group = Path("/sys/fs/cgroup")
+    try:
+        most = (group / "memory.max").read_text().strip()
+        if most != "max":
+            found.append(int(most) - int((group / "memory.current").read_text()))
+    except OSError:
+        pass  # no control group: nothing limits the process
+    return max(min(found), 0)
+
+
+def _meminfo() -> int:
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
+        return 1 << 62
+    return next(int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable"))
+
+
+def _status(key: str) -> int:
+    """Bytes of an entry of the process's status, such as ``VmRSS``."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) << 10 for line in lines if line.startswith(f"{key}:"))
+
+
+def _reset_peak() -> bool:
+    """Let the peak of resident memory (VmHWM) start anew; False where that is not possible."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return False
+    return True
