@@ -4,7 +4,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(workflow.basedir) / "workflow_scripts"))
 
-from reprscope import paths, specs
+from snakemake.iocontainers import Wildcards
+
+from reprscope import jobs, paths, specs
 from reprscope.data.canonical import FILES
 from reprscope.device import count_gpus
 from reprscope.errors import UserError
@@ -15,6 +17,12 @@ try:
 except UserError as error:
     sys.exit(f"The study is not usable. {error}")
 
+# What is extracted together is decided once, by the process that plans all jobs.
+TOGETHER = (
+    jobs.together(study, lambda path: Path(path).exists())
+    if workflow.is_main_process
+    else jobs.remembered()
+)
 GPU = (
     {"gpu": 1}
     if study.device == "cuda" or (study.device == "auto" and count_gpus())

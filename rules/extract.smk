@@ -1,4 +1,5 @@
-# Representations: one forward pass of the denoiser stores a whole hook set.
+# Representations: one forward pass of the denoiser stores a whole hook set. Each timestep is a
+# job of its own, or shares one with others as `jobs: timesteps_per_job` of the study says.
 
 
 rule extract:
@@ -26,3 +27,43 @@ rule extract:
         "Extract {wildcards.hookset} of {wildcards.model} on {wildcards.dataset} at timestep {wildcards.timestep} (seed {wildcards.seed}, {wildcards.protocol}, shard {wildcards.shard})"
     script:
         "../workflow_scripts/extract.py"
+
+
+for number, stores in enumerate(TOGETHER):
+    files = [paths.REPRESENTATIONS.format(**keys) for keys in stores]
+    first = Wildcards(fromdict=stores[0])
+    timesteps = ", ".join(str(keys["timestep"]) for keys in stores)
+
+    rule:
+        name:
+            f"extract_together_{number}"
+        input:
+            **extract_inputs(first),
+        output:
+            files,
+        log:
+            paths.job_file("logs", "extract", files[0], ".log"),
+        benchmark:
+            paths.job_file("benchmarks", "extract", files[0], ".tsv")
+        retries: 1
+        conda:
+            "../envs/models.yaml"
+        threads: 2
+        resources:
+            **GPU,
+            mem_mb=8000,
+            disk_mb=20000 * len(files),
+            runtime=240 * len(files),
+            batch_size=batch_size,
+        params:
+            spec=specs.extract(study, first),
+        message:
+            f"Extract {first.hookset} of {first.model} on {first.dataset} at timesteps {timesteps} (seed {first.seed}, {first.protocol}, shard {first.shard})"
+        script:
+            "../workflow_scripts/extract.py"
+
+    workflow.ruleorder(f"extract_together_{number}", "extract")
+
+
+onstart:
+    jobs.remember(TOGETHER)

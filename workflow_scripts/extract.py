@@ -1,16 +1,17 @@
-"""Extract a hook set of one shard under one condition."""
+"""Extract a hook set of one shard at one or several timesteps."""
 
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from reprscope import prompts, provenance
+from reprscope import paths, prompts, provenance
 from reprscope.data.canonical import Annotations
 from reprscope.device import lease, torch_dtype
+from reprscope.files import resumed
 from reprscope.job import job
 from reprscope.progress import progress
 from reprscope.protocol import Protocol
-from reprscope.store import Representations, writer
+from reprscope.store import Representations, complete, writer
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
@@ -22,56 +23,65 @@ def main(
     dataset: Path,
     model: Path,
     vae: Path,
-    out: Path,
+    outs: list[Path],
     spec: str,
     gpus: int,
     batch_size: int,
 ) -> None:
     """Run the denoiser over the latents and store what its positions put out."""
     settings = json.loads(spec)
-    with lease(gpus) as device, Representations([latents]) as source:
+    inputs = [latents, prompt, dataset / "images.parquet", model, vae]
+    with (
+        lease(gpus) as device,
+        Representations([latents]) as source,
+        resumed(outs, inputs, lambda path: complete(path, spec)) as missing,
+    ):
         import torch
         from reprscope.extraction import batches, extract
+        from reprscope.memory import BatchSize
         from reprscope.models.denoiser import family
         from reprscope.models.vae import scaling
 
-        protocol, timestep = Protocol(**settings["protocol"]), settings["timestep"]
-        dtype = torch_dtype(settings["precision"], device)
+        protocol = Protocol(**settings["protocol"])
+        dtype, place = torch_dtype(settings["precision"], device), torch.device(device)
         denoiser = family(settings["family"]).load(
             model.parent / "snapshot",
             dtype=dtype,
-            device=torch.device(device),
+            device=place,
             protocol=protocol,
             upcast_attention=settings["upcast_attention"],
         )
-        rows = Annotations(dataset).images().to_dicts()
+        texts = prompts.by_image(
+            prompt, settings["template"], Annotations(dataset).images().to_dicts()
+        )
         origin = provenance.origin(
             model=model, device=device, precision=str(dtype), positions=settings["positions"]
         )
         scale, shift = scaling(vae.parent / "snapshot")
-        with (
-            writer(out, spec=spec, provenance=origin, form=settings["store"]) as store,
-            progress(len(source.image_ids), "images") as advance,
-        ):
-            extract(
-                denoiser,
-                batches(
-                    source,
-                    prompts.by_image(prompt, settings["template"], rows),
-                    seed=settings["seed"],
-                    protocol=protocol,
-                    scaling=scale,
-                    shift=shift,
-                    size=batch_size,
-                ),
-                positions=settings["positions"],
-                timestep=timestep,
-                protocol=protocol,
-                device=torch.device(device),
-                dtype=dtype,
-                store=store,
-                progress=advance,
-            )
+        size = BatchSize(place)
+        with progress(len(missing) * len(source.image_ids), "images") as advance:
+            for out, part in missing.items():
+                with writer(part, spec=spec, provenance=origin, form=settings["store"]) as store:
+                    extract(
+                        denoiser,
+                        batches(
+                            source,
+                            texts,
+                            seed=settings["seed"],
+                            protocol=protocol,
+                            scaling=scale,
+                            shift=shift,
+                            size=batch_size,
+                        ),
+                        positions=settings["positions"],
+                        timestep=paths.timestep(out),
+                        protocol=protocol,
+                        device=place,
+                        dtype=dtype,
+                        store=store,
+                        size=size,
+                        progress=advance,
+                    )
 
 
 if __name__ == "__main__":
@@ -82,7 +92,7 @@ if __name__ == "__main__":
             dataset=Path(snakemake.input.images).parent,
             model=Path(snakemake.input.model),
             vae=Path(snakemake.input.vae),
-            out=Path(snakemake.output[0]),
+            outs=[Path(path) for path in snakemake.output],
             spec=snakemake.params.spec,
             gpus=snakemake.resources.get("gpu", 0),
             batch_size=snakemake.resources.batch_size,

@@ -6,7 +6,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from conftest import image_frame, smooth_image
+from conftest import image_frame, load_unet, smooth_image
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from reprscope.encoding import encode
 from reprscope.extraction import Capture, batches, extract
@@ -244,3 +244,47 @@ def test_latents_divide_into_the_patches_of_a_transformer(tmp_path, vae):
         )
     with Representations([path]) as found:
         assert found.grid("mean", "image-0") == (16, 24)  # 64 x 96 px, not 60 x 100
+
+
+ALL_BLOCKS = [
+    "conv_in",
+    *(f"down_blocks.{i}" for i in range(4)),
+    "mid_block",
+    *(f"up_blocks.{i}" for i in range(4)),
+    "conv_out",
+]
+# Mean and largest cosine distance of tokens to those in float32, of nano-sd. The largest is found
+# where a token is nearly zero in all but a few channels.
+BOUNDS = {
+    torch.bfloat16: {
+        **dict.fromkeys(ALL_BLOCKS, (2e-4, 1e-3)),
+        "conv_in": (1e-5, 1e-4),
+        "mid_block": (5e-4, 1e-2),
+        "conv_out": (2e-4, 1e-2),
+    },
+    torch.float16: {
+        **dict.fromkeys(ALL_BLOCKS, (2e-6, 2e-5)),
+        "conv_in": (1e-7, 1e-6),
+        "mid_block": (5e-6, 1e-4),
+        "conv_out": (2e-6, 1e-4),
+    },
+}
+
+
+@pytest.mark.parametrize("dtype", BOUNDS)
+def test_reduced_precision_moves_features_by_no_more_than_this(nano, unet, latents, prompt, dtype):
+    with Representations([latents]) as source:
+        clean = torch.from_numpy(source.tokens("mean", "image-0")).permute(2, 0, 1)[None]
+    drawn = torch.randn(4, *clean.shape[1:], generator=torch.Generator().manual_seed(0))
+    noised = unet.add_noise(clean.expand_as(drawn), drawn, 50)
+    embedding = torch.from_numpy(prompt)[None].expand(4, -1, -1)
+    found = {}
+    for kind in (torch.float32, dtype):
+        denoiser = unet if kind == torch.float32 else load_unet(nano, dtype=kind)
+        with Capture(denoiser, ALL_BLOCKS) as capture:
+            found[kind] = capture(noised.to(kind), 50, {"embedding": embedding.to(kind)})
+    for position, (mean, largest) in BOUNDS[dtype].items():
+        exact, moved = (found[kind][position].double() for kind in (torch.float32, dtype))
+        distance = 1 - torch.nn.functional.cosine_similarity(exact, moved, dim=-1)
+        assert 0 < distance.mean() < mean, position
+        assert distance.max() < largest, position

@@ -6,6 +6,8 @@ import pytest
 
 AFTER = {"tabulate": 1, "figure": 1, "report": 1}
 
+TOGETHER = "device: cpu\njobs: {timesteps_per_job: 4}"
+
 CHANGES = {
     "nothing": ([], {}),
     "one more timestep": (
@@ -126,6 +128,22 @@ CHANGES = {
     "the table of sizes": (
         [("workflow_scripts/shapes.py", '("model", "resolution")', '("resolution", "model")')],
         {"shapes": 1, "report": 1},
+    ),
+    "several timesteps in one job": ([("config.yaml", "device: cpu", TOGETHER)], {}),
+    "several timesteps in one job, and one more": (
+        [
+            ("config.yaml", "device: cpu", TOGETHER),
+            ("config.yaml", "timesteps: [50, 200]", "timesteps: [50, 100, 200]"),
+        ],
+        {"extract": 1, "evaluate": 1, **AFTER},
+    ),
+    "several timesteps in one job, and two more": (
+        [
+            ("config.yaml", "device: cpu", TOGETHER),
+            ("config.yaml", "timesteps: [50, 200]", "timesteps: [50, 100, 200, 400]"),
+        ],
+        # Number 0 would extract what is there.
+        {"extract_together_1": 1, "evaluate": 2, **AFTER},
     ),
     "another batch size": ([("config.yaml", "batch_size: 16", "batch_size: 5")], {}),
 }

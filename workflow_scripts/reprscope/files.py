@@ -6,7 +6,7 @@ import contextlib
 import errno
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from reprscope.errors import UserError
@@ -64,3 +64,35 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
     """Write ``text`` (UTF-8) atomically."""
     with atomic(path) as part:
         part.write_text(text, encoding="utf-8")
+
+
+@contextlib.contextmanager
+def resumed(
+    outs: Sequence[Path], inputs: Sequence[Path], usable: Callable[[Path], bool]
+) -> Iterator[dict[Path, Path]]:
+    """Outputs of a job that come one after the other, and survive if the job does not.
+
+    Snakemake removes all outputs of a job that failed. So each is made as a sibling, and all get
+    their names when the last one is there; siblings that an earlier try left are taken over.
+
+    Parameters
+    ----------
+    outs, inputs : sequence of Path
+    usable : callable
+        Whether what an earlier try left is what this one would make; asked only for a file that
+        is newer than all inputs.
+
+    Yields
+    ------
+    dict
+        For each output that is still to be made, the sibling to make.
+    """
+    siblings = {out: out.with_name(f"{out.name}.finished") for out in outs}
+    newest = max(path.stat().st_mtime for path in inputs)
+    yield {
+        out: sibling
+        for out, sibling in siblings.items()
+        if not (sibling.exists() and sibling.stat().st_mtime > newest and usable(sibling))
+    }
+    for out, sibling in siblings.items():
+        sibling.replace(out)

@@ -1,5 +1,8 @@
 """Where every file of ``results/`` is; the wildcards are the study's own names."""
 
+import re
+from pathlib import Path
+
 DATASET = "results/datasets/{dataset}"
 IMAGES = DATASET + "/images.parquet"
 MODEL = "results/models/{model}"
@@ -19,6 +22,14 @@ SHAPES = "results/shapes.parquet"
 FIGURE = "results/figures/{experiment}/{figure}"
 FIGURE_FORMATS = ("json", "html", "svg", "png")
 REPORT = "results/report/index.html"
+
+
+def timestep(path: str | Path) -> int:
+    """Timestep of a file of representations, as its path says."""
+    found = re.search(r"_t(\d+)_seed", str(path))
+    if found is None:
+        raise ValueError(f"{path} names no timestep")
+    return int(found[1])
 
 
 def job_file(kind: str, rule: str, output: str, suffix: str) -> str:

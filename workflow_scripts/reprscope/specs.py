@@ -97,7 +97,10 @@ def encode_prompts(study: Study, wildcards: Wildcards) -> str:
 
 
 def extract(study: Study, wildcards: Wildcards) -> str:
-    """Spec of the representations of one shard under one condition."""
+    """Spec of the representations of one shard under one condition.
+
+    The timestep is not in it, but in the path: one job may make several.
+    """
     model = study.models[wildcards["model"]]
     hookset = study.hooksets[wildcards["hookset"]]
     protocol = asdict(study.protocols[wildcards["protocol"]])
@@ -109,7 +112,6 @@ def extract(study: Study, wildcards: Wildcards) -> str:
             "positions": hookset.resolve(model),
             "store": hookset.store,
             "template": study.prompts[wildcards["prompt"]],
-            "timestep": int(wildcards["timestep"]),
             "seed": int(wildcards["seed"]),
             "protocol": protocol,
             "precision": study.precision,

@@ -200,6 +200,15 @@ def writer(
         store.finish()
 
 
+def complete(path: str | os.PathLike[str], spec: str) -> bool:
+    """Whether a file is a store that was made from this spec."""
+    try:
+        with h5py.File(path, "r") as file:
+            return bool(file.attrs["spec"] == spec)
+    except (OSError, KeyError):
+        return False
+
+
 class Representations:
     """Read access to one or more stores (shards) as one list of images.
 

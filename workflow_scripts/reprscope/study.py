@@ -247,6 +247,23 @@ class Measurement:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Jobs:
+    """How much one job does; results do not depend on it.
+
+    Attributes
+    ----------
+    timesteps_per_job : int
+        Timesteps that one job extracts at most: the model is loaded once for all of them.
+    shard_images : int or None
+        Images of a shard at most, for datasets that do not set ``shards`` and say beforehand how
+        many images they have.
+    """
+
+    timesteps_per_job: int = 1
+    shard_images: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Study:
     """Everything that a run computes."""
 
@@ -254,6 +271,7 @@ class Study:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
     batch_size: int = 32
+    jobs: Jobs = field(default_factory=Jobs)
     datasets: Mapping[str, DatasetEntry]
     views: Mapping[str, View]
     models: Mapping[str, ModelEntry]
@@ -325,6 +343,15 @@ class Study:
             for hookset in self.hooksets_of(experiment, model)
         ]
 
+    def representations(self, measurement: Measurement) -> list[dict[str, Any]]:
+        """Wildcards of all stores that a measurement reads: its own and its companions'."""
+        own = {key: value for key, value in measurement.wildcards().items() if key != "task"}
+        return [
+            {**own, **changes, "shard": shard}
+            for changes in ({}, *self.companions(measurement.task).values())
+            for shard in self.datasets[changes.get("dataset", own["dataset"])].shard_names
+        ]
+
     def kind(self, experiment: Experiment) -> str:
         """Kind of an experiment's tasks."""
         return self.tasks[experiment.tasks[0]].kind
@@ -359,13 +386,15 @@ def parse(config: Mapping[str, Any]) -> Study:
     """
     check_schema(config)
     models = _models(config["models"])
+    jobs = build(Jobs, config.get("jobs", {}), entry="jobs")
     study = Study(
         **{
             key: config[key]
             for key in ("title", "device", "precision", "batch_size")
             if key in config
         },
-        datasets={name: _dataset(name, entry) for name, entry in config["datasets"].items()},
+        jobs=jobs,
+        datasets={name: _dataset(name, entry, jobs) for name, entry in config["datasets"].items()},
         views={"identity": View()}
         | {
             name: build(View, entry, entry=f"views.{name}")
@@ -413,13 +442,12 @@ def _split(entry: Mapping[str, Any], *own: str) -> dict[str, Any]:
     return {key: value for key, value in entry.items() if key not in own}
 
 
-def _dataset(name: str, entry: Mapping[str, Any]) -> DatasetEntry:
+def _dataset(name: str, entry: Mapping[str, Any], jobs: Jobs) -> DatasetEntry:
     where = f"datasets.{name}"
     source = sources.load(entry["source"])
     settings = build(source.Parameters, _split(entry, "source", "shards"), entry=where)
-    return DatasetEntry(
-        name=name, source=entry["source"], parameters=settings, shards=entry.get("shards", 1)
-    )
+    shards = entry.get("shards") or sources.shards(settings, jobs.shard_images)
+    return DatasetEntry(name=name, source=entry["source"], parameters=settings, shards=shards)
 
 
 def _models(entries: Mapping[str, Mapping[str, Any]]) -> dict[str, ModelEntry]:

@@ -56,6 +56,13 @@ class Parameters:
         if self.images is not None and self.images < 1:
             raise UserError("images must be at least 1, or left out.")
 
+    @property
+    def total(self) -> int | None:
+        """Number of images."""
+        if set(self.counts) != set(COUNTED):
+            return None
+        return sum(min(n, self.images or n) for n in self.counts.values())
+
 
 def read(
     parameters: Parameters, *, name: str, columns: Mapping[str, str], splits: Mapping[str, str]

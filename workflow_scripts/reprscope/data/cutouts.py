@@ -89,6 +89,13 @@ class Parameters:
         if self.pairs != "all" and (not isinstance(self.pairs, int) or self.pairs < 1):
             raise UserError('pairs of cutouts must be a whole number from 1, or "all".')
 
+    @property
+    def total(self) -> int | None:
+        """Number of images."""
+        if self.folder:
+            return None
+        return self.kinds * self.grid**2 * (1 + self.mirrored)
+
 
 @dataclass(frozen=True, eq=False)
 class Cutout:

@@ -46,6 +46,11 @@ class Parameters:
                 "with at most that sum, and seed to a number from 0."
             )
 
+    @property
+    def total(self) -> int:
+        """Number of images."""
+        return self.train + self.validation + self.test
+
 
 def provides(parameters: Parameters) -> frozenset[str]:
     """Annotations beside the images."""

@@ -74,6 +74,11 @@ class Parameters:
             if getattr(self, name) < least:
                 raise UserError(f"{name} must be at least {least}.")
 
+    @property
+    def total(self) -> int:
+        """Number of images."""
+        return len(self.classes) * self.images_per_class
+
 
 def provides(parameters: Parameters) -> frozenset[str]:
     """Annotations beside the images."""

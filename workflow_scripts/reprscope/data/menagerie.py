@@ -86,6 +86,11 @@ class Parameters:
                 "set them between 0 and 1, together at most 1."
             )
 
+    @property
+    def total(self) -> int:
+        """Number of images."""
+        return self.images
+
 
 def provides(parameters: Parameters) -> frozenset[str]:
     """Annotations beside the images."""

@@ -23,7 +23,10 @@ class Source(Protocol):
     """
 
     Parameters: type[Any]
-    """Frozen dataclass of the settings that a study may write."""
+    """Frozen dataclass of the settings that a study may write.
+
+    A property ``total`` says how many images there will be, where that is known beforehand.
+    """
 
     def provides(self, parameters: Any) -> frozenset[str]:
         """Annotations beside the images: labels, captions, pairs, keypoints, depth, masks."""
@@ -56,6 +59,12 @@ def files(source: Source, parameters: Any) -> Sequence[str]:
     if not hasattr(source, "files"):
         return []
     return cast(Sequence[str], source.files(parameters))
+
+
+def shards(parameters: Any, images: int | None) -> int:
+    """Number of shards of at most ``images`` images; one if the number of images is not known."""
+    total: int | None = getattr(parameters, "total", None)
+    return 1 if total is None or images is None else max(-(-total // images), 1)
 
 
 def resources(source: Source) -> Mapping[str, int]:

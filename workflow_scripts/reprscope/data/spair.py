@@ -86,6 +86,11 @@ class Parameters:
         download.check_settings(self.urls, self.checksum)
         counts.check_keys(self.counts, COUNTS)
 
+    @property
+    def total(self) -> int | None:
+        """Number of images."""
+        return self.counts.get("images")
+
 
 def provides(parameters: Parameters) -> frozenset[str]:
     """Annotations beside the images."""
