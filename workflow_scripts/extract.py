@@ -39,7 +39,7 @@ def main(
         import torch
         from reprscope.extraction import batches, extract
         from reprscope.memory import BatchSize
-        from reprscope.models.denoiser import family
+        from reprscope.models.denoiser import compile_parts, family
         from reprscope.models.vae import scaling
 
         protocol = Protocol(**settings["protocol"])
@@ -51,6 +51,8 @@ def main(
             protocol=protocol,
             upcast_attention=settings["upcast_attention"],
         )
+        if settings["compile"]:
+            compile_parts(denoiser, settings["positions"])
         texts = prompts.by_image(
             prompt, settings["template"], Annotations(dataset).images().to_dicts()
         )
@@ -61,7 +63,9 @@ def main(
         size = BatchSize(place)
         with progress(len(missing) * len(source.image_ids), "images") as advance:
             for out, part in missing.items():
-                with writer(part, spec=spec, provenance=origin, form=settings["store"]) as store:
+                timestep = paths.timestep(out)
+                made = origin | {"timestep": timestep}
+                with writer(part, spec=spec, provenance=made, form=settings["store"]) as store:
                     extract(
                         denoiser,
                         batches(
@@ -74,7 +78,7 @@ def main(
                             size=batch_size,
                         ),
                         positions=settings["positions"],
-                        timestep=paths.timestep(out),
+                        timestep=timestep,
                         protocol=protocol,
                         device=place,
                         dtype=dtype,

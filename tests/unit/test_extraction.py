@@ -10,7 +10,7 @@ from conftest import image_frame, load_unet, smooth_image
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from reprscope.encoding import encode
 from reprscope.extraction import Capture, batches, extract
-from reprscope.models.denoiser import modules
+from reprscope.models.denoiser import compile_parts, modules
 from reprscope.models.unet import encode_prompts, positions
 from reprscope.prompts import Prompts
 from reprscope.protocol import Protocol
@@ -288,3 +288,18 @@ def test_reduced_precision_moves_features_by_no_more_than_this(nano, unet, laten
         distance = 1 - torch.nn.functional.cosine_similarity(exact, moved, dim=-1)
         assert 0 < distance.mean() < mean, position
         assert distance.max() < largest, position
+
+
+def test_compiled_parts_give_the_same_tokens(nano, unet):
+    """Up to the first down block: its layers are hooked, so that parts lie inside it too."""
+    names = ["conv_in", "down_blocks.0.resnets.0", "down_blocks.0"]
+    compiled = load_unet(nano)
+    compile_parts(compiled, names)
+    assert hasattr(compiled.module.down_blocks[0].resnets[0].forward, "_torchdynamo_orig_callable")
+    noised, prompt = torch.randn(2, 4, 16, 16), {"embedding": torch.randn(2, 16, 64)}
+    found = []
+    for denoiser in (unet, compiled):
+        with Capture(denoiser, names) as capture:
+            found.append(capture(noised, 50, prompt))
+    for name in names:
+        assert torch.allclose(found[0][name], found[1][name], atol=1e-4)

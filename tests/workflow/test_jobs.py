@@ -58,9 +58,9 @@ def test_a_job_that_fails_keeps_the_timesteps_it_has_finished(project):
     remove(project, 50, 200)
     together(project)
     script = "workflow_scripts/extract.py"
-    broken = "timestep=paths.timestep(out) // (paths.timestep(out) != 200),"
+    broken = "timestep=timestep // (timestep != 200),"
     original = (project.folder / script).read_text()
-    project.edit(script, "timestep=paths.timestep(out),", broken)
+    project.edit(script, "timestep=timestep,", broken)
     failed = project.snakemake("results/tables/correspondence.parquet")
     assert failed.returncode != 0
     folder = project.folder / STORES.format(50)

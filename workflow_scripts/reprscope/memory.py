@@ -23,8 +23,8 @@ class BatchSize:
     """How many items of a batch one forward pass takes; it only ever shrinks.
 
     A GPU that runs out of memory says so, and the batch is tried again in halves. A processor's
-    memory is lent without question and the kernel kills the process that uses it, so there the
-    first pass takes one item, and what it needs says how many fit.
+    memory is lent without question and the kernel kills the process that uses it, so there one
+    item is run alone before the first batch, and what it needs says how many fit.
 
     Attributes
     ----------
@@ -47,7 +47,8 @@ class BatchSize:
         ----------
         count : int
         run : callable
-            Takes the slice of the items to run; called again with a shorter one if memory runs out.
+            Takes the slice of the items to run, and returns anything but None; called again with
+            a shorter one if memory runs out.
         item : str
             What one item is, for the message.
 
@@ -56,37 +57,38 @@ class BatchSize:
         UserError
             If a single item does not fit.
         """
+        if self._trial and count > 1:
+            # Not kept: a batch that fits is not cut, so that its values do not change in the last
+            # digits with the machine's memory.
+            self._run(slice(0, 1), run, item)
+            self._learn()
         start = 0
         while start < count:
-            part = slice(start, min(start + (1 if self._trial else self.limit), count))
-            try:
-                result = run(part)
-            except Exception as error:
-                if not out_of_memory(error):
-                    raise
-                if part.stop - part.start == 1:
-                    raise UserError(
-                        f"{item} does not fit in memory: use a smaller resolution, a lower "
-                        "`precision`, or a machine with more memory."
-                    ) from error
-                self.limit = (part.stop - part.start) // 2
-                failed = True
-            else:
-                failed = False
-            # Only now is what the failed pass held released.
-            if failed:
-                self._release()
-                continue
-            if self._trial:
-                self._learn()
-            yield part, result
-            start = part.stop
+            part = slice(start, min(start + self.limit, count))
+            result = self._run(part, run, item)
+            if result is not None:
+                yield part, result
+                start = part.stop
 
-    def _release(self) -> None:
+    def _run(self, part: slice, run: Callable[[slice], Result], item: str) -> Result | None:
+        """Run a part; None if it did not fit and the limit was lowered."""
+        try:
+            return run(part)
+        except Exception as error:
+            if not out_of_memory(error):
+                raise
+            if part.stop - part.start == 1:
+                raise UserError(
+                    f"{item} does not fit in memory: use a smaller resolution, a lower "
+                    "`precision`, or a machine with more memory."
+                ) from error
+            self.limit = (part.stop - part.start) // 2
+        # Only here is what the failed pass held released.
         if self._device.type == "cuda":
             import torch
 
             torch.cuda.empty_cache()
+        return None
 
     def _learn(self) -> None:
         self._trial = False

@@ -116,6 +116,7 @@ def extract(study: Study, wildcards: Wildcards) -> str:
             "protocol": protocol,
             "precision": study.precision,
             "upcast_attention": model.upcast_attention,
+            "compile": study.compile,
         }
     )
 

@@ -271,6 +271,7 @@ class Study:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
     batch_size: int = 32
+    compile: bool = False
     jobs: Jobs = field(default_factory=Jobs)
     datasets: Mapping[str, DatasetEntry]
     views: Mapping[str, View]
@@ -390,7 +391,7 @@ def parse(config: Mapping[str, Any]) -> Study:
     study = Study(
         **{
             key: config[key]
-            for key in ("title", "device", "precision", "batch_size")
+            for key in ("title", "device", "precision", "batch_size", "compile")
             if key in config
         },
         jobs=jobs,
