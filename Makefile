@@ -1,12 +1,13 @@
 # `make run` computes the study of config.yaml, `make test` runs all tests, `make check` the static
-# checks. Each makes .venv from requirements.lock first, if it is not there.
+# checks, `make bench` measures speed (docs/speed.md). Each makes .venv from requirements.lock first,
+# if it is not there.
 
 BIN := .venv/bin
 INSTALLED := .venv/installed
 SNAKEMAKE := $(BIN)/snakemake
 SMK := Snakefile rules
 
-.PHONY: run test check format
+.PHONY: run test check bench format
 
 run: $(INSTALLED)
 	$(SNAKEMAKE) --cores all
@@ -23,6 +24,9 @@ check: $(INSTALLED)
 	for study in config.yaml $(wildcard studies/*.yaml); do \
 		$(SNAKEMAKE) --cores 1 --dry-run --quiet all --configfile $$study >/dev/null || exit 1; \
 	done
+
+bench: $(INSTALLED)
+	PYTHONPATH=workflow_scripts $(BIN)/python -m benchmarks.run
 
 format: $(INSTALLED)
 	$(BIN)/ruff check --fix --quiet

@@ -15,6 +15,7 @@ ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 SETUP = {
+    "make bench": "takes a quarter of an hour; test_benchmarks.py runs it in small",
     "make check": "CI runs it before the tests",
     "make test": "this run",
     "pip install": "what the Makefile does, and CI with it",
