@@ -29,6 +29,18 @@ class FakeRepresentations:
         self.reads.append((position, image_id))
         return self.grids[position][image_id].astype(np.float32)
 
+    def layout(self, position: str) -> tuple[int, np.dtype]:
+        first = next(iter(self.grids[position].values()))
+        return first.shape[-1], np.dtype(np.float32)
+
+    def grid(self, position: str, image_id: str) -> tuple[int, int]:
+        height, width = self.grids[position][image_id].shape[:2]
+        return height, width
+
+    def read_tokens(self, position: str, image_ids: list[str], out: np.ndarray) -> None:
+        maps = [self.tokens(position, image_id) for image_id in image_ids]
+        out[:] = np.concatenate([one.reshape(-1, one.shape[-1]) for one in maps])
+
     def means(self, position: str) -> np.ndarray:
         return np.stack(
             [grid.astype(np.float32).mean(axis=(0, 1)) for grid in self.grids[position].values()]
@@ -48,6 +60,7 @@ class FakeAnnotations:
     image_frame: pl.DataFrame
     pair_frame: pl.DataFrame | None = None
     pictures: dict[str, np.ndarray] = field(default_factory=dict)
+    keypoint_frame: pl.DataFrame | None = None
 
     def images(self) -> pl.DataFrame:
         return self.image_frame
@@ -55,6 +68,10 @@ class FakeAnnotations:
     def pairs(self) -> pl.DataFrame:
         assert self.pair_frame is not None
         return self.pair_frame
+
+    def keypoints(self) -> pl.DataFrame:
+        assert self.keypoint_frame is not None
+        return self.keypoint_frame
 
     def image(self, image_id: str) -> np.ndarray:
         return self.pictures[image_id]

@@ -6,7 +6,7 @@ import polars as pl
 import pytest
 from reprscope.coordinates import Affine
 from reprscope.errors import UserError
-from reprscope.tasks import correspondence
+from reprscope.tasks import _matching, correspondence
 from reprscope.tasks.correspondence import Parameters, measure, summarise
 from unit.fakes import FakeAnnotations, FakeRepresentations, pair
 
@@ -267,7 +267,7 @@ def test_result_does_not_depend_on_the_order_of_pairs_or_on_memory(monkeypatch):
     first = measure(features, annotations, parameters)
     assert len(features.reads) == len(set(features.reads)) == 6
     annotations.pair_frame = annotations.pair_frame.reverse()
-    monkeypatch.setattr(correspondence, "_KEPT_BYTES", 0)
+    monkeypatch.setattr(_matching, "KEPT", 0)
     features.reads.clear()
     second = measure(features, annotations, parameters)
     assert max(features.reads.count(read) for read in features.reads) == 2

@@ -11,7 +11,7 @@ from reprscope.data.canonical import check
 from reprscope.errors import UserError
 
 # Two of the user's cut-outs, 8 px of 16 px on a 2 x 2 grid: left edges at 0 + 1 - 4 = -3 and 5.
-SMALL = {"size": 16, "cutout": 8, "grid": 2, "pairs": "all"}
+SMALL = {"size": 16, "cutout": 8, "grid": 2, "pairs": 112}
 POINTS = {"a": {"near": [1, 1], "far": [6, 5]}, "b": {"far": [4, 4], "other": [7, 7]}}
 
 
@@ -85,6 +85,11 @@ def test_pairs_are_of_equal_mirroring_and_never_of_one_picture(small):
     assert small.pairs["pair_id"].is_unique().all()
 
 
+def test_keypoints_are_comparable_within_a_mirroring(small):
+    mirrored = small.keypoints["image_id"].str.ends_with("-mirrored")
+    assert small.keypoints["group"].to_list() == mirrored.cast(int).to_list()
+
+
 def test_a_drawn_number_of_pairs_is_some_of_all(folder, small):
     settings = {"folder": str(folder), **SMALL, "pairs": 30}
     one = cutouts.build(cutouts.Parameters(**settings), 1).pairs
@@ -97,7 +102,7 @@ def test_a_drawn_number_of_pairs_is_some_of_all(folder, small):
 
 def test_rendered_cutouts_fill_their_square():
     settings = cutouts.Parameters(size=96, cutout=32, grid=2, kinds=3, mirrored=False)
-    dataset = cutouts.build(replace(settings, pairs="all"), 1)
+    dataset = cutouts.build(replace(settings, pairs=100), 1)
     check(dataset)
     assert dataset.images["label"].n_unique() == 3
     # The left edges are at 0 + 1 - 16 and 48 + 1 - 16, so the last position shows all of it.
@@ -131,7 +136,7 @@ def test_user_mistakes(files, sentence, tmp_path):
 def test_settings_that_cannot_be():
     with pytest.raises(UserError, match="do not divide"):
         cutouts.Parameters(size=100, grid=16)
-    with pytest.raises(UserError, match="whole number from 1"):
+    with pytest.raises(UserError, match="pairs of cutouts must be from 1"):
         cutouts.Parameters(pairs=0)
 
 

@@ -364,6 +364,12 @@ def test_pairs_link_one_kind_inside_one_split(dataset):
             ]
 
 
+def test_keypoints_are_comparable_within_a_kind(dataset):
+    of = dataset.keypoints.join(dataset.images.select("image_id", "label"), on="image_id")
+    pairs = of.select("label", "group").unique()
+    assert len(pairs) == of["label"].n_unique() == of["group"].n_unique() > 1
+
+
 def test_pair_attributes_follow_the_scenes(dataset):
     def scene(image_id):
         return render(1, int(image_id.rsplit("-", 1)[1]), size=48, supersample=1)

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from reprscope import similarity
 from reprscope.similarity import cosine, nearest, normalise
 
 
@@ -39,33 +40,65 @@ def test_cosines_never_leave_their_range(tokens):
 def test_blocked_search_equals_arg_max_of_the_whole_matrix(tokens, block):
     first, second = (normalise(each) for each in tokens)
     whole = first.astype(np.float64) @ second.astype(np.float64).T
-    index, similarity = nearest(first, second, block=block)
+    index, highest = nearest(first, second, block=block)
     np.testing.assert_array_equal(index, whole.argmax(axis=1))
-    np.testing.assert_allclose(similarity, whole.max(axis=1), atol=1e-6)
+    np.testing.assert_allclose(highest, whole.max(axis=1), atol=1e-6)
 
 
 @pytest.mark.parametrize("block", [1, 2, 3, 4, 100])
 def test_of_equal_keys_the_first_wins(block):
     # One-hot tokens: products are exactly 0 or 1, so that ties are exact.
     keys = np.eye(4, dtype=np.float32)[[3, 1, 0, 1, 0, 3]]
-    index, similarity = nearest(np.eye(4, dtype=np.float32), keys, block=block)
+    index, highest = nearest(np.eye(4, dtype=np.float32), keys, block=block)
     np.testing.assert_array_equal(index, [2, 1, 0, 0])
-    np.testing.assert_array_equal(similarity, [1, 1, 0, 1])
+    np.testing.assert_array_equal(highest, [1, 1, 0, 1])
 
 
-def test_no_more_than_a_block_of_the_matrix_is_computed_at_a_time():
+@pytest.mark.parametrize("block", [1, 40, 64, 1000, 1 << 20])
+@pytest.mark.parametrize("count", [3, 30])
+def test_images_are_searched_each_for_itself(block, count, monkeypatch):
+    # Three queries are fewer, thirty more than the channels.
+    monkeypatch.setattr(similarity, "ROWS", 8)
+    rng = np.random.default_rng(2)
+    queries = normalise(rng.normal(size=(count, 5)))
+    images = (rng.normal(size=(7, 9, 5)) * rng.uniform(1, 90, (7, 9, 1))).astype(np.float32)
+    images[2, 3] = 0
+    index, highest = nearest(queries, images, block=block)
+    assert index.shape == highest.shape == (count, 7)
+    for number, keys in enumerate(images):
+        whole = queries.astype(np.float64) @ normalise(keys).astype(np.float64).T
+        np.testing.assert_array_equal(index[:, number], whole.argmax(axis=1))
+        np.testing.assert_allclose(highest[:, number], whole.max(axis=1), atol=1e-6)
+
+
+def test_neighbours_in_rounding_are_told_apart_exactly():
+    # Directions that differ by less than products in float32 tell; and equal ones, scaled by
+    # powers of two, in places that the product's kernels handle differently.
+    rng = np.random.default_rng(3)
+    query = rng.normal(size=301).astype(np.float32)
+    keys = np.tile(query, (67, 1)) * (2.0 ** rng.integers(-3, 4, (67, 1))).astype(np.float32)
+    for wins, step in ((11, 3e-4), (45, 2e-4)):
+        keys[:wins] += (step * rng.normal(size=(wins, 301)) * keys[:wins]).astype(np.float32)
+        for queries in (normalise(query[None]), normalise(np.tile(query, (400, 1)))):
+            for block in (67, 70, 67 * 400):
+                index, highest = nearest(queries, keys.astype(np.float32), block=block)
+                assert set(index.tolist()) == {wins}
+                assert (highest == highest[0]).all()
+
+
+def test_no_more_than_a_block_of_the_matrix_is_computed_at_a_time(monkeypatch):
     shapes = []
+    product = np.matmul
 
-    class Recorded(np.ndarray):
-        def __matmul__(self, other):
-            result = np.asarray(self) @ np.asarray(other)
-            shapes.append(result.shape)
-            return result
+    def recorded(first, second, out):
+        shapes.append(out.shape)
+        return product(first, second, out=out)
 
-    queries = normalise(np.random.default_rng(1).normal(size=(10, 3))).view(Recorded)
-    nearest(queries, np.asarray(queries), block=4)
-    assert len(shapes) == 9
-    assert max(max(shape) for shape in shapes) == 4
+    monkeypatch.setattr(similarity.np, "matmul", recorded)
+    rng = np.random.default_rng(1)
+    nearest(normalise(rng.normal(size=(10, 3))), rng.normal(size=(6, 4, 3)), block=24)
+    assert all(rows * columns <= 24 for rows, columns in shapes)
+    assert sum(rows * columns for rows, columns in shapes) == 10 * 6 * 4
 
 
 def test_searching_among_no_keys_is_an_error():

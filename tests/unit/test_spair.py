@@ -100,6 +100,12 @@ def test_keypoints_of_every_image(dataset):
     ]
 
 
+def test_keypoints_are_comparable_within_a_category(dataset):
+    of = dataset.keypoints.join(dataset.images.select("image_id", "label"), on="image_id")
+    pairs = of.select("label", "group").unique()
+    assert len(pairs) == of["label"].n_unique() == of["group"].n_unique() > 1
+
+
 def test_a_point_just_beyond_the_border_is_moved_onto_it(dataset):
     pair = dataset.pairs.filter(pl.col("target_id") == "dog/2010_000001").row(0, named=True)
     assert pair["target_xy"] == [[6.0, 6.0], [38.0, 33.0]]

@@ -48,6 +48,27 @@ def test_round_trip_with_ragged_shapes(tmp_path_factory, shapes, seed):
         assert np.allclose(found.means("conv_in"), means, atol=1e-6)
 
 
+def test_many_images_are_read_into_memory_that_is_there(tmp_path):
+    rng = np.random.default_rng(6)
+    images = {
+        name: rng.normal(size=(h, w, 5)).astype(np.float32)
+        for name, h, w in (("a", 2, 3), ("b", 4, 1), ("c", 3, 3), ("d", 1, 2))
+    }
+    # The second shard has a value that makes it float32.
+    images["d"][0, 1, 2] = 1e5
+    fill(tmp_path / "0.h5", {name: images[name] for name in "abc"})
+    fill(tmp_path / "1.h5", {"d": images["d"]})
+    with Representations([tmp_path / "0.h5", tmp_path / "1.h5"]) as found:
+        assert found.layout("mid_block") == (5, np.float32)
+        for wanted in ("abcd", "ca", "adb", "b"):
+            out = np.empty((sum(images[name].size // 5 for name in wanted), 5), np.float32)
+            found.read_tokens("mid_block", list(wanted), out)
+            expected = [found.tokens("mid_block", name).reshape(-1, 5) for name in wanted]
+            np.testing.assert_array_equal(out, np.concatenate(expected))
+    with Representations([tmp_path / "0.h5"]) as found:
+        assert found.layout("mid_block") == (5, np.float16)
+
+
 def test_shards_read_as_one(tmp_path):
     images = {name: np.full((2, 3, 4), i, np.float32) for i, name in enumerate("abc")}
     fill(tmp_path / "0.h5", {"a": images["a"]})

@@ -51,7 +51,11 @@ class Affine:
         )
 
 
-def token_index(xy: Floats, pixels: tuple[int, int], grid: tuple[int, int]) -> tuple[Ints, Ints]:
+Size = tuple[int, int] | tuple[Ints, Ints]
+"""Of one image, or (...) of the image of every point."""
+
+
+def token_index(xy: Floats, pixels: Size, grid: Size) -> tuple[Ints, Ints]:
     """Token that covers each point.
 
     Parameters
@@ -76,7 +80,7 @@ def token_index(xy: Floats, pixels: tuple[int, int], grid: tuple[int, int]) -> t
     return np.clip(row, 0, height - 1), np.clip(col, 0, width - 1)
 
 
-def token_centre(row: Ints, col: Ints, pixels: tuple[int, int], grid: tuple[int, int]) -> Floats:
+def token_centre(row: Ints, col: Ints, pixels: Size, grid: Size) -> Floats:
     """Centre of tokens in the encoded image's pixels: ``(i + 0.5) s``; shape (..., 2)."""
     height, width = grid
     x = (np.asarray(col, float) + 0.5) * (pixels[0] / width)

@@ -259,7 +259,7 @@ def bootstrap_ratio(
     numerator
         (items, columns).
     denominator
-        (items,) positive.
+        (items,) positive, or (items, columns) not negative.
     replicates
         Number of resamples.
     rng
@@ -267,9 +267,10 @@ def bootstrap_ratio(
 
     Returns
     -------
-    (replicates, columns) float64.
+    (replicates, columns) float64; NaN where a resample's denominator is 0.
     """
     items = len(denominator)
+    each = denominator.reshape(items, -1)
     result = np.empty((replicates, numerator.shape[1]))
     step = max(1, _WEIGHTS_PER_BLOCK // items)
     for start in range(0, replicates, step):
@@ -277,7 +278,8 @@ def bootstrap_ratio(
         drawn = rng.integers(items, size=(rows, items)) + items * np.arange(rows)[:, None]
         weights = np.bincount(drawn.ravel(), minlength=rows * items).reshape(rows, items)
         weights = weights.astype(np.float64)
-        result[start : start + rows] = (weights @ numerator) / (weights @ denominator)[:, None]
+        with np.errstate(invalid="ignore"):
+            result[start : start + rows] = (weights @ numerator) / (weights @ each)
     return result
 
 

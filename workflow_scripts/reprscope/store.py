@@ -264,6 +264,36 @@ class Representations:
         rows = _read(table, slice(int(start), int(stop)))
         return rows.astype(np.float32).reshape(int(height), int(width), -1)
 
+    def layout(self, position: str) -> tuple[int, np.dtype[np.floating[Any]]]:
+        """Channels of a position, and the type in which all its shards can be read losslessly."""
+        tables = [self._table(shard, position, "tokens") for shard in range(len(self._files))]
+        return int(tables[0].shape[1]), np.result_type(*(table.dtype for table in tables))
+
+    def read_tokens(self, position: str, image_ids: Sequence[str], out: NDArray[Any]) -> None:
+        """Read the tokens of several images into memory that is there.
+
+        Far quicker than :meth:`tokens` for many images: those that stand side by side in a shard
+        are read at once, and no fresh memory is needed, which costs more than reading.
+
+        Parameters
+        ----------
+        out : array, (tokens of all images, channels)
+            C-contiguous, of the type that :meth:`layout` names.
+        """
+        filled = 0
+        runs: list[tuple[int, int, int]] = []
+        for name in image_ids:
+            shard, row = self._where[name]
+            start, stop = (int(at) for at in self._offsets[shard, position][row : row + 2])
+            if runs and runs[-1][0] == shard and runs[-1][2] == start:
+                start = runs.pop()[1]
+            runs.append((shard, start, stop))
+        for shard, start, stop in runs:
+            table = self._table(shard, position, "tokens")
+            with _whole(table):
+                table.read_direct(out, np.s_[start:stop], np.s_[filled : filled + stop - start])
+            filled += stop - start
+
     def means(self, position: str) -> NDArray[np.float32]:
         """Spatial mean of every image's tokens, (images, channels), float32."""
         if "mean" in self._files[0][f"tables/{position}"]:
@@ -315,11 +345,18 @@ def _open(path: str | os.PathLike[str]) -> Any:
 
 
 def _read(table: Any, rows: slice) -> NDArray[Any]:
-    try:
+    with _whole(table):
         values: NDArray[Any] = table[rows]
+    return values
+
+
+@contextlib.contextmanager
+def _whole(table: Any) -> Iterator[None]:
+    """Say which file is damaged if a table's checksum is wrong."""
+    try:
+        yield
     except OSError as error:
         name = Path(table.file.filename)
         raise UserError(
             f"{name} is damaged (checksum of {table.name}): delete it and run again."
         ) from error
-    return values

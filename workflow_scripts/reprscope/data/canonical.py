@@ -14,7 +14,8 @@ pairs
     ``viewpoint_variation``, ``scale_variation`` (0 to 2), ``truncation``, ``occlusion`` (0 to 3),
     ``mirror`` (0 or 1), as in SPair-71k.
 keypoints
-    ``image_id``, ``keypoint``, ``x``, ``y`` (pixels), ``visible``.
+    ``image_id``, ``keypoint``, ``x``, ``y`` (pixels), ``visible``, ``group`` (of the image: names
+    of keypoints mean the same in all images of one group, so that these can be compared).
 depth, masks
     One map per image, (height, width).  They are written one at a time, so that a source may
     offer a mapping that reads each map only when it is asked for.
@@ -77,6 +78,7 @@ KEYPOINTS_SCHEMA = {
     "x": pl.Float64,
     "y": pl.Float64,
     "visible": pl.Boolean,
+    "group": pl.Int32,
 }
 
 

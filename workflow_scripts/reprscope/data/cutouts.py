@@ -38,7 +38,7 @@ from reprscope.data.scenes import render
 from reprscope.errors import UserError
 from reprscope.seeds import item_seed
 
-#: One table holds at most this many pairs; four cut-outs as in the thesis make fewer (2,095,104).
+#: A table of pairs holds at most this many; four cut-outs as in the thesis make 2,095,104.
 MOST_PAIRS = 3_000_000
 
 
@@ -56,8 +56,9 @@ class Parameters:
         Number of the menagerie's kinds, 1 to 10, each with one cut-out.
     mirrored : bool
         Whether every picture is there mirrored, too.
-    pairs : int or "all"
-        Number of pairs, drawn from all of them without repetition.
+    pairs : int
+        Number of pairs, drawn from all of them without repetition. A task that compares all
+        pictures needs no table of pairs: the keypoints' ``group`` is the mirroring.
     seed : int
         Seed of the renderings and of the drawn pairs.
     folder : str
@@ -69,7 +70,7 @@ class Parameters:
     grid: int = 16
     kinds: int = 4
     mirrored: bool = True
-    pairs: int | str = 10_000
+    pairs: int = 10_000
     seed: int = 1
     folder: str = ""
 
@@ -86,8 +87,8 @@ class Parameters:
             raise UserError(f"kinds of cutouts must be from 1 to {len(KINDS)}.")
         if self.seed < 0:
             raise UserError("seed of cutouts must not be negative.")
-        if self.pairs != "all" and (not isinstance(self.pairs, int) or self.pairs < 1):
-            raise UserError('pairs of cutouts must be a whole number from 1, or "all".')
+        if not 1 <= self.pairs <= MOST_PAIRS:
+            raise UserError(f"pairs of cutouts must be from 1 to {MOST_PAIRS}.")
 
     @property
     def total(self) -> int | None:
@@ -169,7 +170,7 @@ def build(parameters: Parameters, threads: int) -> Dataset:
     return Dataset(
         images=images,
         pairs=_pairs(parameters, images, names, xy, np.array(boxes, float)),
-        keypoints=_keypoints(images, names, xy),
+        keypoints=_keypoints(parameters, images, names, xy),
     )
 
 
@@ -275,7 +276,9 @@ def _box(rgba: NDArray[np.uint8], x: int, y: int, size: int) -> tuple[float, flo
     return left + columns[0], top + rows[0], left + columns[-1] + 1, top + rows[-1] + 1
 
 
-def _keypoints(images: pl.DataFrame, names: list[str], xy: NDArray[np.float64]) -> pl.DataFrame:
+def _keypoints(
+    parameters: Parameters, images: pl.DataFrame, names: list[str], xy: NDArray[np.float64]
+) -> pl.DataFrame:
     """Keypoints that a picture shows."""
     image, name = np.nonzero(np.isfinite(xy).all(axis=2))
     return pl.DataFrame(
@@ -285,6 +288,8 @@ def _keypoints(images: pl.DataFrame, names: list[str], xy: NDArray[np.float64]) 
             "x": xy[image, name, 0],
             "y": xy[image, name, 1],
             "visible": np.ones(len(image), bool),
+            # A picture is compared with those of its own mirroring.
+            "group": image % (1 + parameters.mirrored),
         },
         schema=KEYPOINTS_SCHEMA,
     )
@@ -293,7 +298,7 @@ def _keypoints(images: pl.DataFrame, names: list[str], xy: NDArray[np.float64]) 
 def _choose(
     parameters: Parameters, shown: NDArray[np.bool_]
 ) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Rows of source and target pictures: all pairs, or as many as are wanted."""
+    """Rows of source and target pictures, of as many pairs as are wanted."""
     step = 1 + parameters.mirrored
     chosen = []
     for mirror in range(step):
@@ -305,21 +310,14 @@ def _choose(
     pairs = np.concatenate(chosen)
     if not len(pairs):
         raise UserError("No two cut-outs share a keypoint: use the same names in their files.")
-    wanted = len(pairs) if parameters.pairs == "all" else int(parameters.pairs)
-    if wanted > len(pairs):
+    if parameters.pairs > len(pairs):
         raise UserError(
-            f"The cut-outs make {len(pairs)} pairs, not {wanted}: set fewer `pairs`, or more "
-            "cut-outs with keypoints of the same names."
+            f"The cut-outs make {len(pairs)} pairs, not {parameters.pairs}: set fewer `pairs`, or "
+            "more cut-outs with keypoints of the same names."
         )
-    if wanted > MOST_PAIRS:
-        raise UserError(
-            f"{wanted} pairs of cut-outs are too many for one table: set `pairs` to at most "
-            f"{MOST_PAIRS}."
-        )
-    if wanted < len(pairs):
-        rng = np.random.default_rng(item_seed("cutouts pairs", parameters.seed))
-        pairs = pairs[np.sort(rng.choice(len(pairs), wanted, replace=False))]
-    return pairs[:, 0], pairs[:, 1]
+    rng = np.random.default_rng(item_seed("cutouts pairs", parameters.seed))
+    drawn = pairs[np.sort(rng.choice(len(pairs), parameters.pairs, replace=False))]
+    return drawn[:, 0], drawn[:, 1]
 
 
 def _pairs(

@@ -133,7 +133,7 @@ def build(parameters: Parameters, threads: int) -> Dataset:
     )
     keypoints = pl.DataFrame(
         [
-            (image_id, name, point.x, point.y, point.visible)
+            (image_id, name, point.x, point.y, point.visible, KINDS.index(scene.kind))
             for image_id, scene in zip(ids, scenes, strict=True)
             for name in KEYPOINTS
             for point in (scene.keypoints[name],)

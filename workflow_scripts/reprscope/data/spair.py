@@ -124,6 +124,7 @@ def build(parameters: Parameters, threads: int) -> Dataset:
     pairs.sort(key=lambda pair: (list(SPLITS.values()).index(pair["split"]), pair["pair_id"]))
     _check_counts(photos, pairs, parameters.counts)
     order = sorted(photos)
+    categories = sorted({name.partition("/")[0] for name in order})
     split_of = _image_splits(pairs)
     images = pl.DataFrame(
         {
@@ -140,7 +141,11 @@ def build(parameters: Parameters, threads: int) -> Dataset:
     return Dataset(
         images=images,
         pairs=pl.DataFrame(pairs, schema=PAIRS_SCHEMA),
-        keypoints=pl.DataFrame(sorted(keypoints), schema=KEYPOINTS_SCHEMA, orient="row"),
+        keypoints=pl.DataFrame(
+            [(*row, categories.index(row[0].partition("/")[0])) for row in sorted(keypoints)],
+            schema=KEYPOINTS_SCHEMA,
+            orient="row",
+        ),
     )
 
 

@@ -24,24 +24,30 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import polars as pl
 
-from reprscope.coordinates import token_centre, token_index
+from reprscope.coordinates import token_centre
 from reprscope.errors import UserError
 from reprscope.findings import Findings, chosen_on_validation, interval, where
 from reprscope.metrics import correct, pck, random_correct, same_place_in_box
 from reprscope.protocol import Coordinates
 from reprscope.seeds import item_seed
-from reprscope.similarity import nearest, normalise
+from reprscope.tasks._keypoints import (
+    COLUMNS,
+    CORNERS,
+    SIDES,
+    SPLITS,
+    boxes,
+    in_whole_encoded_pixels,
+    of_pairs,
+)
+from reprscope.tasks._matching import Maps, Memory, Queries, Stored, columns, search_pairs
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from numpy.typing import NDArray
 
     from reprscope.data.canonical import Annotations
@@ -52,12 +58,6 @@ STORES: Final = frozenset({"tokens"})
 PROTOCOL: Final = frozenset({"coordinates"})
 
 BASELINES: Final = ("random", "same_position", "same_place_in_box")
-SPLITS: Final = ("validation", "test")
-
-CORNERS: Final = ("x0", "y0", "x1", "y1")
-SIDES: Final = ("source", "target")
-
-_KEPT_BYTES: Final = 1 << 30
 _SUMMARY: Final = {
     "position": pl.String,
     "split": pl.String,
@@ -70,7 +70,6 @@ _SUMMARY: Final = {
     "low": pl.Float64,
     "high": pl.Float64,
 }
-_POINT_COLUMNS: Final = ("pair_id", "split", "category", "keypoint", "source_id", "target_id")
 
 log = logging.getLogger(__name__)
 
@@ -155,24 +154,30 @@ def measure(
         If there are no validation or test pairs, an image of a pair has no features, a keypoint
         lies outside its image, a bounding box is empty, or a feature is not finite.
     """
-    points = _points(annotations, representations)
-    points, encoded = _encoded(points, representations)
-    seen = points
+    points = of_pairs(annotations, representations, task="correspondence")
+    source_xy, seen = points.source_xy, points.table
     if coordinates == "integer":
-        encoded = {side: np.trunc(xy) for side, xy in encoded.items()}
-        seen = _in_whole_encoded_pixels(points, encoded, representations)
+        source_xy, seen = np.trunc(source_xy), in_whole_encoded_pixels(points)
     frames = []
+    memory = Memory()
+    pixels = points.frames.pixels
     for position in representations.positions:
-        predicted, similarity = _match(representations, position, points, encoded["source"])
+        reader = Stored(representations, position)
+        maps = Maps(reader, points.frames.names, memory, task="correspondence", position=position)
+        queries = Queries.at(points.source, source_xy, pixels, maps.grid)
+        index, similarity = search_pairs(maps, queries, points.target, points.component)
+        grid = maps.grid[points.target]
+        row, col = np.divmod(index, grid[:, 1])
+        predicted = token_centre(row, col, columns(pixels[points.target]), columns(grid))
         if coordinates == "exact":
-            for image, rows in _rows_of(points["target_id"]).items():
-                predicted[rows] = representations.transform(image).back(predicted[rows])
+            predicted = points.frames.back(points.target, predicted)
         frames.append(_rows(seen, "cosine", position, predicted, similarity))
-        log.info("matched %d keypoints at %s", len(points), position)
-    source = points.select("source_x", "source_y").to_numpy()
-    in_box = same_place_in_box(source, _boxes(points, "source_box"), _boxes(points, "target_box"))
+        log.info("matched %d keypoints at %s", len(seen), position)
+    table = points.table
+    source = table.select("source_x", "source_y").to_numpy()
+    in_box = same_place_in_box(source, boxes(table, "source_box"), boxes(table, "target_box"))
     predictions = {"random": None, "same_position": source, "same_place_in_box": in_box}
-    frames += [_rows(points, name, None, predictions[name], None) for name in BASELINES]
+    frames += [_rows(table, name, None, predictions[name], None) for name in BASELINES]
     return pl.concat(frames)
 
 
@@ -226,213 +231,6 @@ def summarise(measurements: pl.DataFrame, parameters: Parameters) -> pl.DataFram
     return pl.DataFrame(rows, schema=_SUMMARY, orient="row")
 
 
-def _points(annotations: Annotations, representations: Representations) -> pl.DataFrame:
-    """Return one checked row for each keypoint of a pair, in original pixels, sorted."""
-    pairs = annotations.pairs().filter(pl.col("split").is_in(SPLITS))
-    sizes = annotations.images().select("image_id", "width", "height")
-    for side in SIDES:
-        of_side = sizes.select(pl.all().name.prefix(f"{side}_"))
-        of_side = of_side.rename({f"{side}_image_id": f"{side}_id"})
-        pairs = pairs.join(of_side, on=f"{side}_id", how="left")
-    points = (
-        pairs.with_columns(pl.int_ranges(pl.col("keypoints").list.len()).alias("order"))
-        .explode("keypoints", "source_xy", "target_xy", "order")
-        .drop_nulls("keypoints")
-        .sort("split", "pair_id", "order")
-        .rename({"keypoints": "keypoint"})
-        .select(
-            *_POINT_COLUMNS,
-            *(f"{side}_{length}" for side in SIDES for length in ("width", "height")),
-            *(
-                pl.col(f"{side}_xy").list.get(i).alias(f"{side}_{axis}")
-                for side in SIDES
-                for i, axis in enumerate("xy")
-            ),
-            *(
-                pl.col(f"{side}_box").list.get(i).alias(f"{side}_box_{corner}")
-                for side in SIDES
-                for i, corner in enumerate(CORNERS)
-            ),
-        )
-    )
-    _check(points, set(representations.image_ids))
-    return points
-
-
-def _check(points: pl.DataFrame, images: set[str]) -> None:
-    """Raise a UserError for points that cannot be scored."""
-    if points.is_empty():
-        raise UserError(
-            "correspondence: the dataset has no keypoints in validation or test pairs; "
-            "use a dataset with such pairs, or more of it."
-        )
-    for side in SIDES:
-        lost = points.filter(~pl.col(f"{side}_id").is_in(list(images)))
-        if len(lost):
-            raise UserError(
-                f"correspondence: image '{lost[f'{side}_id'][0]}' of pair '{lost['pair_id'][0]}' "
-                "has no features; extract the images of all pairs."
-            )
-        # A point on the far border belongs to the last pixel: annotations have such points.
-        outside = points.filter(
-            ~pl.col(f"{side}_x").is_between(0, pl.col(f"{side}_width"))
-            | ~pl.col(f"{side}_y").is_between(0, pl.col(f"{side}_height"))
-        )
-        if len(outside):
-            raise UserError(
-                f"correspondence: keypoint '{outside['keypoint'][0]}' of pair "
-                f"'{outside['pair_id'][0]}' lies outside image '{outside[f'{side}_id'][0]}'; "
-                "correct the dataset's pairs."
-            )
-        x0, y0, x1, y1 = (pl.col(f"{side}_box_{corner}") for corner in CORNERS)
-        empty = points.filter((x0 >= x1) | (y0 >= y1))
-        if len(empty):
-            raise UserError(
-                f"correspondence: the {side} box of pair '{empty['pair_id'][0]}' has no area; "
-                "correct the dataset's pairs."
-            )
-
-
-def _encoded(
-    points: pl.DataFrame, representations: Representations
-) -> tuple[pl.DataFrame, dict[str, NDArray[np.float64]]]:
-    """Points that both encoded pictures show, and (points, 2) of each side in encoded pixels."""
-    shown = np.ones(len(points), dtype=bool)
-    encoded = {}
-    for side in SIDES:
-        xy = points.select(f"{side}_x", f"{side}_y").to_numpy()
-        mapped = np.empty_like(xy)
-        for image, rows in _rows_of(points[f"{side}_id"]).items():
-            mapped[rows] = representations.transform(image).forward(xy[rows])
-            size = np.array(representations.pixels(image))
-            # Room for the rounding of a point that lies on the border.
-            room = 1e-9 * size
-            shown[rows] &= ((mapped[rows] >= -room) & (mapped[rows] <= size + room)).all(axis=1)
-        encoded[side] = mapped
-    if not shown.all():
-        log.info("the view shows %d of %d keypoints", shown.sum(), len(points))
-    if not shown.any():
-        raise UserError(
-            "correspondence: the view moves every keypoint out of the picture; "
-            "use a view that keeps the objects."
-        )
-    return points.filter(shown), {side: xy[shown] for side, xy in encoded.items()}
-
-
-def _in_whole_encoded_pixels(
-    points: pl.DataFrame,
-    encoded: dict[str, NDArray[np.float64]],
-    representations: Representations,
-) -> pl.DataFrame:
-    """Replace points, target boxes and target sizes by whole pixels of the encoded images."""
-    corners = _boxes(points, "target_box").reshape(-1, 2, 2)
-    sizes = np.empty((len(points), 2))
-    for image, rows in _rows_of(points["target_id"]).items():
-        corners[rows] = representations.transform(image).forward(corners[rows])
-        sizes[rows] = representations.pixels(image)
-    # A view that mirrors swaps a box's sides.
-    boxes = np.trunc(np.concatenate([corners.min(axis=1), corners.max(axis=1)], axis=1))
-    columns = {
-        f"{side}_{axis}": encoded[side][:, i] for side in SIDES for i, axis in enumerate("xy")
-    }
-    columns |= {f"target_box_{corner}": boxes[:, i] for i, corner in enumerate(CORNERS)}
-    columns |= {f"target_{length}": sizes[:, i] for i, length in enumerate(("width", "height"))}
-    return points.with_columns(pl.Series(name, values) for name, values in columns.items())
-
-
-def _match(
-    representations: Representations,
-    position: str,
-    points: pl.DataFrame,
-    encoded: NDArray[np.float64],
-) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
-    """Predicted points (points, 2) in encoded target pixels, and their cosines (points,).
-
-    Images that pairs connect are handled together: first the sources' tokens are gathered, then
-    each target is searched once for all of its keypoints. Maps stay in memory in between, as far
-    as there is room; beyond it an image that is source and target is read a second time.
-    """
-    sources, targets = _rows_of(points["source_id"]), _rows_of(points["target_id"])
-    pairs = points.select("source_id", "target_id").unique(maintain_order=True)
-    predicted = np.empty((len(points), 2))
-    similarity = np.empty(len(points), dtype=np.float32)
-    for images in _connected(pairs.iter_rows()):
-        kept: dict[str, NDArray[np.float32]] = {}
-        size = 0
-        queries: dict[int, NDArray[np.float32]] = {}
-        for image in images:
-            if image not in sources:
-                continue
-            unit = _unit_tokens(representations, position, image)
-            rows = sources[image]
-            row, col = token_index(encoded[rows], representations.pixels(image), unit.shape[:2])
-            queries |= zip(rows.tolist(), unit[row, col], strict=True)
-            if image in targets and size + unit.nbytes <= _KEPT_BYTES:
-                kept[image] = unit
-                size += unit.nbytes
-        for image in images:
-            if image not in targets:
-                continue
-            if image in kept:
-                unit = kept.pop(image)
-            else:
-                unit = _unit_tokens(representations, position, image)
-            rows = targets[image]
-            index, similarity[rows] = nearest(
-                np.stack([queries[row] for row in rows.tolist()]), unit.reshape(-1, unit.shape[-1])
-            )
-            row, col = np.divmod(index, unit.shape[1])
-            pixels = representations.pixels(image)
-            predicted[rows] = token_centre(row, col, pixels, unit.shape[:2])
-    return predicted, similarity
-
-
-def _unit_tokens(
-    representations: Representations, position: str, image_id: str
-) -> NDArray[np.float32]:
-    """Tokens (h, w, channels) of unit length."""
-    tokens = representations.tokens(position, image_id)
-    if not np.isfinite(tokens).all():
-        raise UserError(
-            f"correspondence: the features of image '{image_id}' at {position} are not finite; "
-            "extract them again, with precision float32."
-        )
-    return normalise(tokens)
-
-
-def _connected(pairs: Iterable[tuple[str, str]]) -> list[list[str]]:
-    """Return the groups of images that pairs connect, each sorted."""
-    neighbours = defaultdict(set)
-    for source, target in pairs:
-        neighbours[source].add(target)
-        neighbours[target].add(source)
-    groups, seen = [], set()
-    for start in sorted(neighbours):
-        if start in seen:
-            continue
-        seen.add(start)
-        group, waiting = [], [start]
-        while waiting:
-            image = waiting.pop()
-            group.append(image)
-            new = neighbours[image] - seen
-            seen |= new
-            waiting += new
-        groups.append(sorted(group))
-    return groups
-
-
-def _rows_of(images: pl.Series) -> dict[str, NDArray[np.int64]]:
-    """Rows at which each image occurs."""
-    frame = pl.DataFrame({"image": images}).with_row_index("row")
-    groups = frame.group_by("image", maintain_order=True).agg("row")
-    return {image: np.array(rows, dtype=np.int64) for image, rows in groups.iter_rows()}
-
-
-def _boxes(frame: pl.DataFrame, prefix: str) -> NDArray[np.float64]:
-    return frame.select(f"{prefix}_{corner}" for corner in CORNERS).to_numpy()
-
-
 def _rows(
     points: pl.DataFrame,
     estimator: str,
@@ -445,7 +243,7 @@ def _rows(
     return points.select(
         pl.lit(position, pl.String).alias("position"),
         pl.lit(estimator).alias("estimator"),
-        *_POINT_COLUMNS,
+        *COLUMNS,
         *(f"{side}_{axis}" for side in SIDES for axis in "xy"),
         *(pl.col(f"target_box_{corner}").alias(f"box_{corner}") for corner in CORNERS),
         *(pl.col(f"target_{name}").cast(pl.Int32) for name in ("width", "height")),
@@ -468,7 +266,7 @@ def _scores(measurements: pl.DataFrame, alphas: tuple[float, ...], *, strict: bo
     target = rows.select("target_x", "target_y").to_numpy()
     predicted = rows.select("predicted_x", "predicted_y").to_numpy()
     size = rows.select("target_width", "target_height").to_numpy()
-    box = _boxes(rows, "box")
+    box = boxes(rows, "box")
     random = (rows["estimator"] == "random").to_numpy()
     pair = rows.select(pl.struct(keys).rle_id()).to_series().to_numpy()
     columns = [pl.Series("points", np.bincount(pair))]
