@@ -202,7 +202,7 @@ def _matching(results: Results) -> str:
             (
                 row["pairs_of"],
                 "the loop" if row["what"] == "loop" else row["what"],
-                f"{row['pairs']:,}",
+                "all" if row["pairs"] is None else f"{row['pairs']:,}",
                 str(len(row["positions"])),
                 f"{row['points']:,}",
                 f"{middle:,.1f} s",
