@@ -76,6 +76,10 @@ def test_out_of_memory_ends_with_smaller_batches_and_the_same_features(tmp_path,
                 assert np.allclose(tight.tokens(position, name), expected, atol=1e-4)
 
 
+def passes(size: BatchSize, count: int, run, *, item="It", each=1):
+    return size.parts(count, run, item=item, size=each)
+
+
 def fail_above(limit: int, seen: list[int], error: Exception):
     def pass_over(items: slice) -> list[int]:
         seen.append(items.stop - items.start)
@@ -92,22 +96,25 @@ def fail_above(limit: int, seen: list[int], error: Exception):
 )
 def test_every_item_is_run_once_after_halving(error):
     size, seen = BatchSize(torch.device("cuda")), []
-    parts = list(size.parts(10, fail_above(3, seen, error), item="It"))
+    parts = list(passes(size, 10, fail_above(3, seen, error)))
     assert [i for _, result in parts for i in result] == list(range(10))
     assert seen == [10, 5, 2, 2, 2, 2, 2]
     assert size.limit == 2
-    assert [len(r) for _, r in size.parts(3, fail_above(3, seen, error), item="It")] == [2, 1]
+    assert [len(r) for _, r in passes(size, 3, fail_above(3, seen, error))] == [
+        2,
+        1,
+    ]
 
 
 def test_one_item_that_does_not_fit_is_the_user_s_matter():
     size = BatchSize(CPU)
     with pytest.raises(UserError, match="An image of 8 x 8 pixels does not fit in memory: use a"):
-        list(size.parts(4, fail_above(0, [], MemoryError()), item="An image of 8 x 8 pixels"))
+        list(passes(size, 4, fail_above(0, [], MemoryError()), item="An image of 8 x 8 pixels"))
 
 
 def test_other_errors_are_not_taken_for_lack_of_memory():
     with pytest.raises(RuntimeError, match="shapes"):
-        list(BatchSize(CPU).parts(4, fail_above(0, [], RuntimeError("shapes")), item="It"))
+        list(passes(BatchSize(CPU), 4, fail_above(0, [], RuntimeError("shapes"))))
 
 
 def test_on_a_processor_the_first_item_says_how_many_fit(monkeypatch):
@@ -119,11 +126,17 @@ def test_on_a_processor_the_first_item_says_how_many_fit(monkeypatch):
         seen.append(items.stop - items.start)
         return int(np.ones((seen[-1], 8 << 20)).sum())
 
-    total = sum(result for _, result in size.parts(20, pass_over, item="It"))
+    total = sum(result for _, result in passes(size, 20, pass_over, each=4096))
     assert total == 20 * (8 << 20)
     assert seen[0] == 1
     assert 5 <= size.limit <= 7
     assert seen[1:-1] == [size.limit] * (20 // size.limit)
+
+
+def test_a_batch_that_fits_by_far_is_not_tried():
+    seen = []
+    assert len(list(passes(BatchSize(CPU), 20, fail_above(20, seen, MemoryError()))))
+    assert seen == [20]
 
 
 if __name__ == "__main__":

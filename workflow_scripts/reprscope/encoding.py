@@ -68,7 +68,8 @@ def encode(
             def run(items: slice, stack: NDArray[np.uint8] = stack) -> Posterior:
                 return vae.encode(stack[items], pixels=pixels)
 
-            for items, (mean, logvar) in size.parts(len(batch), run, item=image):
+            passes = size.parts(len(batch), run, item=image, size=stack[0].nbytes)
+            for items, (mean, logvar) in passes:
                 names = [name for name, _, _ in batch[items]]
                 transforms = [transform for _, _, transform in batch[items]]
                 tables = {"mean": mean, "logvar": logvar}

@@ -258,7 +258,10 @@ def extract(
 
         for batch in _read_ahead(source):
             image = "An image of {} x {} pixels".format(*batch.pixels[0])
-            for items, found in size.parts(len(batch), partial(run, batch), item=image):
+            passes = size.parts(
+                len(batch), partial(run, batch), item=image, size=batch.latents[0].nbytes
+            )
+            for items, found in passes:
                 part = batch.part(items)
                 write(part, {position: found[position] for position in positions})
                 progress(len(part))

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
 Result = TypeVar("Result")
 
+AMPLE: Final = 1 << 14
+"""A pass needs far less than this many times the bytes of its input."""
+
 MARGIN: Final = 1.25
 """Memory that a batch may need beyond what its first image grew by, as a factor."""
 
@@ -24,7 +27,7 @@ class BatchSize:
 
     A GPU that runs out of memory says so, and the batch is tried again in halves. A processor's
     memory is lent without question and the kernel kills the process that uses it, so there one
-    item is run alone before the first batch, and what it needs says how many fit.
+    item is run alone before the first batch that might not fit, and what it needs says how many do.
 
     Attributes
     ----------
@@ -39,7 +42,7 @@ class BatchSize:
         self._before = _status("VmRSS") if self._trial else 0
 
     def parts(
-        self, count: int, run: Callable[[slice], Result], *, item: str
+        self, count: int, run: Callable[[slice], Result], *, item: str, size: int
     ) -> Iterator[tuple[slice, Result]]:
         """Run over ``count`` items in parts that fit.
 
@@ -51,13 +54,15 @@ class BatchSize:
             a shorter one if memory runs out.
         item : str
             What one item is, for the message.
+        size : int
+            Bytes of one item's input.
 
         Raises
         ------
         UserError
             If a single item does not fit.
         """
-        if self._trial and count > 1:
+        if self._trial and count > 1 and count * size * AMPLE > available():
             # Not kept: a batch that fits is not cut, so that its values do not change in the last
             # digits with the machine's memory.
             self._run(slice(0, 1), run, item)
