@@ -114,8 +114,8 @@ def test_a_caption_names_gains_and_losses_beyond_their_interval():
         for name, (one, other) in values.items()
     )
     caption = draw("gains", table)["description"]
-    assert "Beyond their interval gain: flipped +3.0 (nano-sd, up[1])." in caption
-    assert "lose" not in caption
+    assert "Gains whose interval excludes 0: flipped +3.0 (nano-sd, up[1])." in caption
+    assert "Losses" not in caption
 
 
 def test_a_table_without_variants_has_no_gains():

@@ -121,15 +121,13 @@ def draw(table: pl.DataFrame, options: Options, theme: Theme) -> alt.TopLevelMix
         here = rows.filter(pl.col(options.panel) == panel)
         last = number == len(panels) - 1
         charts.append(_panel(here, names, colours, domain, options, theme, f"panel_{number}", last))
-        if len(panels) > 1 or here["position"].n_unique() == 1:
-            heading = str(panel)
-            if here["position"].n_unique() == 1:
-                heading += f", {here['block'][0]}"
-            charts[-1] = charts[-1].properties(
-                title=alt.Title(heading, frame="group", fontSize=theme.font_size + 1)
-            )
-    chart = charts[0] if len(charts) == 1 else alt.vconcat(*charts, spacing=14)
-    return frames.finish(chart, theme, title=options.title if len(charts) > 1 else "")
+        heading = str(panel)
+        if here["position"].n_unique() == 1:
+            heading += f", {here['block'][0]}"
+        charts[-1] = charts[-1].properties(
+            title=alt.Title(heading, frame="group", fontSize=theme.font_size + 1)
+        )
+    return frames.finish(alt.vconcat(*charts, spacing=14), theme, title=options.title)
 
 
 def _panel(
@@ -218,12 +216,12 @@ def caption(table: pl.DataFrame, options: Options) -> str:
     text += ". Lines are 95 % bootstrap intervals of the difference on the same pairs."
     if not options.positions:
         text += " Shown is the block with the highest plain score."
-    for sign, verb in ((1, "gain"), (-1, "lose")):
+    for sign, noun in ((1, "Gains"), (-1, "Losses")):
         sure = rows.filter((pl.col("from") * sign > 0) & (pl.col("to") * sign > 0))
         said = [
             f"{row['variant']} {row['value']:+.1f} ({row[options.panel]}, {row['block']})"
             for row in sure.iter_rows(named=True)
         ]
         if said:
-            text += f" Beyond their interval {verb}: {'; '.join(said)}."
+            text += f" {noun} whose interval excludes 0: {'; '.join(said)}."
     return text

@@ -65,20 +65,11 @@ class Derived:
         """Make the tokens of images in ``out``, (tokens of all, channels)."""
         start = 0
         for image in images:
-            height, width = self.grid(image)
-            rows = slice(start, start + height * width)
-            first = 0
-            for part in self.parts:
-                tokens = self._tokens(part, image)
-                if len(self.parts) > 1:
-                    tokens = normalise(tokens)
-                h, w, channels = tokens.shape
-                row = (np.arange(height) * h) // height
-                col = (np.arange(width) * w) // width
-                large = tokens[row[:, None], col].reshape(-1, channels)
-                out[rows, first : first + channels] = large
-                first += channels
-            start = rows.stop
+            maps = [self._tokens(part, image) for part in self.parts]
+            tokens = maps[0] if len(maps) == 1 else joined(maps)
+            tokens = tokens.reshape(-1, self.channels)
+            out[start : start + len(tokens)] = tokens
+            start += len(tokens)
 
     def _tokens(
         self, part: Sequence[tuple[Stored, Mapping[tuple[int, int], Float32] | None]], image: str
@@ -172,6 +163,21 @@ class Projected:
             tokens = normalise(read(self.reader, image)).reshape(-1, self.reader.channels)
             out[start : start + len(tokens)] = (tokens - self.mean) @ self.basis
             start += len(tokens)
+
+
+def joined(maps: Sequence[Float32]) -> Float32:
+    """Join maps (h, w, channels) of several positions on the finest grid, each of unit length.
+
+    A token of the finest grid takes the vector of the token that covers its centre.
+    """
+    height, width = (max(one.shape[axis] for one in maps) for axis in (0, 1))
+    enlarged = []
+    for one in maps:
+        # The centre of row i of h lies in row floor((i + 1/2) k / h) of k, in whole numbers.
+        row = (2 * np.arange(height) + 1) * one.shape[0] // (2 * height)
+        col = (2 * np.arange(width) + 1) * one.shape[1] // (2 * width)
+        enlarged.append(normalise(one)[row[:, None], col])
+    return np.concatenate(enlarged, axis=-1)
 
 
 def read(reader: Reader, image: str) -> Float32:
