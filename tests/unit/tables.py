@@ -136,3 +136,63 @@ def tokens(positions=("up_blocks.0", "up_blocks.1"), models=MODELS, images: int 
                     )
                 )
     return pl.concat(frames, how="diagonal_relaxed")
+
+
+def offsets(positions=BLOCKS, models=MODELS[:1], steps=(50, 200)) -> pl.DataFrame:
+    """Errors by offset on 5 x 5 cells of 8 px, and by distance; corners have too few points."""
+    rng = np.random.default_rng(5)
+    rows = []
+    for model in models:
+        for timestep in steps:
+            for position in positions:
+                for of in ("prediction", "target"):
+                    common = keys(model, timestep, position) | {"split": "test", "of": of}
+                    rows += [
+                        common
+                        | {
+                            "kind": "offset",
+                            "x": 8.0 * x,
+                            "y": 8.0 * y,
+                            "cell": 8.0,
+                            "points": 5 if abs(x) == abs(y) == 2 else 100,
+                            "error_rate": float(rng.uniform(0.2, 0.6)),
+                        }
+                        for x in range(-2, 3)
+                        for y in range(-2, 3)
+                    ]
+                    rows.append(common | {"kind": "whole", "points": 1000, "error_rate": 0.4})
+    return pl.DataFrame(rows)
+
+
+VARIANTS = ("class-prompt", "flipped", "seeds-averaged")
+
+
+def gains() -> pl.DataFrame:
+    """The plain task, and variants of it whose gains differ by block."""
+    rng = np.random.default_rng(6)
+    rows = []
+    for model in MODELS:
+        for task in ("plain", *VARIANTS):
+            for position in BLOCKS:
+                for split in ("validation", "test"):
+                    # up_blocks.1 is best on the validation split, up_blocks.2 on the test split.
+                    peak = "up_blocks.1" if split == "validation" else "up_blocks.2"
+                    score = 0.5 if position == peak else float(rng.uniform(0.1, 0.4))
+                    gain = float(rng.uniform(-0.02, 0.04))
+                    common = keys(model, 50, position) | {
+                        "task": task,
+                        "split": split,
+                        "alpha": 0.1,
+                        "average": "point",
+                        "points": 2711,
+                        "pairs": 300,
+                    }
+                    own = {"estimator": "cosine", "pck": score + gain}
+                    none = dict.fromkeys(("gain", "gain_low", "gain_high"))
+                    if task == "plain":
+                        rows.append(common | own | none)
+                        continue
+                    found = {"gain": gain, "gain_low": gain - 0.01, "gain_high": gain + 0.01}
+                    rows.append(common | own | found)
+                    rows.append(common | {"estimator": "plain", "pck": score} | none)
+    return pl.DataFrame(rows, infer_schema_length=None)

@@ -29,7 +29,9 @@ from reprscope.figures.theme import SCHEMES, UNET_BLOCKS, Theme, register
 KINDS = {
     "block_bars": tables.probe,
     "block_table": tables.probe,
+    "gains": tables.gains,
     "lines_by_timestep": tables.correspondence,
+    "offset_maps": tables.offsets,
     "similarity_maps": tables.similarity,
     "token_maps": tables.tokens,
 }
@@ -537,6 +539,8 @@ def test_values_that_are_not_finite_become_null():
             "lines_by_timestep",
             ["300 pairs, 2,711 points", "random", "alpha 0.1", "mean over points"],
         ),
+        ("gains", ["menagerie, test split", "300 pairs, 2,711 points", "highest plain score"]),
+        ("offset_maps", ["of the match from", "nano-sd, menagerie, test split", "2,120 points"]),
         ("similarity_maps", ["11 blocks", "2 images and 2 models"]),
         ("token_maps", ["up[0], up[1]", "6 k-means clusters", "1 image and 2 models"]),
     ],

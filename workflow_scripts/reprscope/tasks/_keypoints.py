@@ -57,6 +57,29 @@ class Points:
     source_xy: Floats
     target_xy: Floats
 
+    def filter(self, shown: NDArray[np.bool_], *, task: str) -> Points:
+        """Keep the points (points,) that a view shows.
+
+        Raises
+        ------
+        UserError
+            If it shows none.
+        """
+        if not shown.all():
+            log.info("the view shows %d of %d keypoints", shown.sum(), len(shown))
+        if not shown.any():
+            raise UserError(
+                f"{task}: the view moves every keypoint out of the picture; "
+                "use a view that keeps the objects."
+            )
+        return Points(
+            self.table.filter(shown),
+            self.frames,
+            self.component,
+            *(values[shown] for values in (self.source, self.target)),
+            *(values[shown] for values in (self.source_xy, self.target_xy)),
+        )
+
 
 def of_pairs(annotations: Annotations, representations: Representations, *, task: str) -> Points:
     """Keypoints of the validation and test pairs.
@@ -91,22 +114,8 @@ def of_pairs(annotations: Annotations, representations: Representations, *, task
         for side, image in zip(SIDES, (source, target), strict=True)
     )
     shown = frames.shows(source, source_xy) & frames.shows(target, target_xy)
-    if not shown.all():
-        log.info("the view shows %d of %d keypoints", shown.sum(), len(table))
-    if not shown.any():
-        raise UserError(
-            f"{task}: the view moves every keypoint out of the picture; "
-            "use a view that keeps the objects."
-        )
-    return Points(
-        table.filter(shown),
-        frames,
-        component,
-        source[shown],
-        target[shown],
-        source_xy[shown],
-        target_xy[shown],
-    )
+    points = Points(table, frames, component, source, target, source_xy, target_xy)
+    return points.filter(shown, task=task)
 
 
 def boxes(table: pl.DataFrame, prefix: str) -> Floats:

@@ -158,10 +158,10 @@ class Stored:
 
 
 class Memory:
-    """Memory that is used again for every position."""
+    """Memory that is used again for every position; one of several may have a share of it."""
 
-    def __init__(self) -> None:
-        self.kept = np.empty(KEPT, dtype=np.uint8)
+    def __init__(self, shares: int = 1) -> None:
+        self.kept = np.empty(KEPT // shares // 8 * 8, dtype=np.uint8)
         self._pieces: dict[str, NDArray[np.uint8]] = {}
 
     def piece(self, name: str, shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:

@@ -18,13 +18,43 @@ that scales the axes differently would turn PCK's disk into an ellipse. The thes
 encoded pixels instead, after cutting points and boxes to whole ones (``coordinates`` of its
 protocol); its estimators without features are in original pixels all the same, so that they do not
 depend on the protocol.
+
+**Variants** change what is matched; the thesis tries ten in section 4.3. Each is an entry of the
+study's ``tasks``, and they can be put together. In the rows of a variant ``plain`` is the same
+match without it, so that its gain is measured on the same pairs. What the published code did
+otherwise:
+
+class prompt: ``variants: [{prompt: class}], own: false``
+    With a prompt ``class: "{label}"``; the code passes the bare name of the category.
+concatenation: ``concatenate: [up[1]]``
+    Each position is joined with those named, normalised first and enlarged by repetition.
+empty images: ``subtract: {dataset: empty}``
+    The mean representation of empty images is subtracted. The code takes 20 black ones at timestep
+    999, whatever the timestep of the images (``timestep: 999`` does so too), where an image is
+    noise; their own timestep is right.
+shifts of less than a token: ``variants: [{view: third-to-the-right}, ...], combine: nearest``
+    With ``subdivide: 3``. The code interleaves the tokens of shifted images, as ``nearest`` does,
+    and predicts a token's corner.
+noise seeds, averaged: ``variants: [{seed: 1}, ...], combine: features``
+    The mean of the representations.
+noise seeds, maximum: ``variants: [{seed: 1}, ...], combine: max, across: true``
+    The most similar of all combinations of a source and a target.
+scales: ``variants: [{resolution: 256}, ...], combine: max, across: true``
+    The code compares the maxima of maps of different grids; here they share the places.
+flips: ``variants: [{view: mirrored}]``
+    Similarities are averaged after the mirrored map is turned back.
+padding: ``variants: [{view: padded}], own: false``
+principal components: ``pca: 256``
+    Of the tokens of all images of the pairs, at unit length. The code multiplies the projected
+    tokens as they are; here it is their cosine.
 """
 
 from __future__ import annotations
 
 import itertools
 import logging
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -34,18 +64,32 @@ from reprscope.coordinates import token_centre
 from reprscope.errors import UserError
 from reprscope.findings import Findings, chosen_on_validation, interval, where
 from reprscope.metrics import correct, pck, random_correct, same_place_in_box
+from reprscope.models.positions import spell
 from reprscope.protocol import Coordinates
 from reprscope.seeds import item_seed
+from reprscope.tasks import CHANGES
+from reprscope.tasks._combining import Combine, Member, Rule, search_combined, unique_points
+from reprscope.tasks._derived import Derived, Projected, principal_components
 from reprscope.tasks._keypoints import (
     COLUMNS,
     CORNERS,
     SIDES,
     SPLITS,
+    Points,
     boxes,
     in_whole_encoded_pixels,
     of_pairs,
 )
-from reprscope.tasks._matching import Maps, Memory, Queries, Stored, columns, search_pairs
+from reprscope.tasks._matching import (
+    Frames,
+    Maps,
+    Memory,
+    Queries,
+    Reader,
+    Stored,
+    columns,
+    search_pairs,
+)
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -58,6 +102,8 @@ STORES: Final = frozenset({"tokens"})
 PROTOCOL: Final = frozenset({"coordinates"})
 
 BASELINES: Final = ("random", "same_position", "same_place_in_box")
+TASK: Final = "correspondence"
+EMPTY: Final = "empty"
 _SUMMARY: Final = {
     "position": pl.String,
     "split": pl.String,
@@ -69,6 +115,9 @@ _SUMMARY: Final = {
     "pck": pl.Float64,
     "low": pl.Float64,
     "high": pl.Float64,
+    "gain": pl.Float64,
+    "gain_low": pl.Float64,
+    "gain_high": pl.Float64,
 }
 
 log = logging.getLogger(__name__)
@@ -90,12 +139,45 @@ class Parameters:
     strict
         Count a prediction at exactly that distance as wrong (``<`` in place of ``<=``), as figure
         9 of the thesis does; it matters where predictions are whole pixels, as ``same_position``.
+    variants
+        Further representations of the same images: what differs from the measurement's own
+        ``view``, ``resolution``, ``prompt``, ``timestep``, ``seed`` or ``protocol``.
+    own
+        Whether the measurement's own representation is matched beside its variants.
+    combine : {"mean", "max", "nearest", "features"}
+        Of several representations: the mean or the maximum of their similarities at each place of
+        the target, the similarity of the one whose token is centred nearest, or the similarity of
+        their mean tokens, which need one grid and view.
+    across
+        With ``mean`` or ``max``, compare every representation of the source with every one of the
+        target, not each with its own alone.
+    concatenate
+        Positions of the same hook set that are joined with each position.
+    subtract
+        Representation of empty images whose mean is subtracted: a ``dataset``, and what else
+        differs from the measurement's own.
+    pca
+        Number of principal components that tokens are reduced to; null for none.
+    subdivide
+        Places along each axis for one token of the first representation, between which the
+        similarities of several are interpolated.
+    smooth
+        Standard deviation, in tokens, of a Gaussian over the map of similarities; 0 for none.
     """
 
     alphas: tuple[float, ...] = (0.05, 0.1, 0.15)
     bootstrap: int = 1000
     seed: int = 0
     strict: bool = False
+    variants: tuple[Mapping[str, Any], ...] = ()
+    own: bool = True
+    combine: Combine = "mean"
+    across: bool = False
+    concatenate: tuple[str, ...] = ()
+    subtract: Mapping[str, Any] = field(default_factory=dict)
+    pca: int | None = None
+    subdivide: int = 1
+    smooth: float = 0.0
 
     def __post_init__(self) -> None:
         # A study's list becomes a tuple here, so that parameters stay hashable.
@@ -112,6 +194,45 @@ class Parameters:
             raise UserError(f"seed is {self.seed!r}; write a whole number.")
         if not isinstance(self.strict, bool):
             raise UserError(f"strict is {self.strict!r}; write true or false.")
+        for changes in self.variants:
+            if not changes or not set(changes) <= set(CHANGES) - {"dataset"}:
+                raise UserError(
+                    f"variants has {dict(changes)}; write what differs, some of: "
+                    f"{', '.join(key for key in CHANGES if key != 'dataset')}."
+                )
+        if self.subtract and not {"dataset"} <= set(self.subtract) <= set(CHANGES):
+            raise UserError(
+                f"subtract is {dict(self.subtract)}; name the `dataset` of empty images, and what "
+                f"else differs, some of: {', '.join(CHANGES)}."
+            )
+        if not self.own and not self.variants:
+            raise UserError("own is false, but there are no variants; name one.")
+        if self.pca is not None and self.pca < 1:
+            raise UserError(f"pca is {self.pca}; write a whole number from 1, or null.")
+        if self.subdivide < 1:
+            raise UserError(f"subdivide is {self.subdivide}; write a whole number from 1.")
+        if not self.smooth >= 0:
+            raise UserError(f"smooth is {self.smooth}; write a number from 0.")
+
+    @property
+    def plain(self) -> bool:
+        """Whether these settings match the representation as it is."""
+        changed = self.variants or self.concatenate or self.subtract or self.pca
+        return not changed and self.subdivide == 1 and not self.smooth
+
+
+def companions(parameters: Parameters) -> dict[str, dict[str, Any]]:
+    """Further representations: the variants by their number, and empty images for each."""
+    named = {str(number): dict(changes) for number, changes in enumerate(parameters.variants, 1)}
+    if parameters.subtract:
+        # Empty images are made under each variant's conditions, but have a view and noise of
+        # their own: mirrored, they are as empty.
+        shared = ("resolution", "prompt", "timestep", "protocol")
+        own: list[tuple[str, dict[str, Any]]] = [("0", {})] if parameters.own else []
+        for number, changes in [*own, *named.items()]:
+            kept = {key: value for key, value in changes.items() if key in shared}
+            named[f"{EMPTY} {number}"] = kept | dict(parameters.subtract)
+    return named
 
 
 def measure(
@@ -120,6 +241,7 @@ def measure(
     parameters: Parameters,
     *,
     coordinates: Coordinates = "exact",
+    companions: Mapping[str, Representations] | None = None,
 ) -> pl.DataFrame:
     """Predict every keypoint of the validation and test pairs, at every position.
 
@@ -133,16 +255,19 @@ def measure(
     annotations
         Pairs, and the sizes of the images.
     parameters
-        Settings of the measure; what is measured does not depend on them.
+        Settings of the measure; what is measured depends on those of a variant alone.
     coordinates : {"exact", "integer"}
         With ``integer``, all coordinates and sizes in the rows of ``cosine`` are in pixels of the
         encoded images, points and boxes cut to whole ones (towards zero), as in the thesis.
+    companions
+        Representations that :func:`companions` names.
 
     Returns
     -------
-    One row for each keypoint of a pair and estimator, ``cosine`` at each position and the others
-    once, with a null ``position``: ``position``, ``estimator``, ``pair_id``, ``split``,
-    ``category``, ``keypoint``, ``source_id``, ``target_id``; in pixels of the original images
+    One row for each keypoint of a pair and estimator, ``cosine`` and, of a variant, ``plain`` at
+    each position and the others once, with a null ``position``: ``position``, ``estimator``,
+    ``pair_id``, ``split``, ``category``, ``keypoint``, ``source_id``, ``target_id``; in pixels of
+    the original images
     ``source_x``, ``source_y``, ``target_x``, ``target_y``, the target's bounding box ``box_x0``,
     ``box_y0``, ``box_x1``, ``box_y1``, the target's size ``target_width``, ``target_height``, and
     ``predicted_x``, ``predicted_y`` (null for ``random``); ``similarity`` (cosine, float32, null
@@ -154,7 +279,14 @@ def measure(
         If there are no validation or test pairs, an image of a pair has no features, a keypoint
         lies outside its image, a bounding box is empty, or a feature is not finite.
     """
-    points = of_pairs(annotations, representations, task="correspondence")
+    points = of_pairs(annotations, representations, task=TASK)
+    variant = (
+        None
+        if parameters.plain
+        else _Variant(representations, companions or {}, parameters, points, coordinates)
+    )
+    if variant is not None:
+        points = variant.points
     source_xy, seen = points.source_xy, points.table
     if coordinates == "integer":
         source_xy, seen = np.trunc(source_xy), in_whole_encoded_pixels(points)
@@ -163,15 +295,19 @@ def measure(
     pixels = points.frames.pixels
     for position in representations.positions:
         reader = Stored(representations, position)
-        maps = Maps(reader, points.frames.names, memory, task="correspondence", position=position)
+        maps = Maps(reader, points.frames.names, memory, task=TASK, position=position)
         queries = Queries.at(points.source, source_xy, pixels, maps.grid)
         index, similarity = search_pairs(maps, queries, points.target, points.component)
-        grid = maps.grid[points.target]
-        row, col = np.divmod(index, grid[:, 1])
-        predicted = token_centre(row, col, columns(pixels[points.target]), columns(grid))
+        predicted = _centres(index, points.target, points.frames, maps.grid)
         if coordinates == "exact":
             predicted = points.frames.back(points.target, predicted)
-        frames.append(_rows(seen, "cosine", position, predicted, similarity))
+        name = "cosine" if variant is None else "plain"
+        frames.append(_rows(seen, name, position, predicted, similarity))
+        if variant is not None:
+            predicted, similarity = variant.match(position)
+            if coordinates == "integer":
+                predicted = points.frames.forward(points.target, predicted)
+            frames.append(_rows(seen, "cosine", position, predicted, similarity))
         log.info("matched %d keypoints at %s", len(seen), position)
     table = points.table
     source = table.select("source_x", "source_y").to_numpy()
@@ -195,40 +331,167 @@ def summarise(measurements: pl.DataFrame, parameters: Parameters) -> pl.DataFram
     -------
     ``position``, ``split``, ``estimator``, ``alpha``, ``average`` (``point``, ``pair``,
     ``category``; see :func:`reprscope.metrics.pck`), ``points``, ``pairs``, ``pck``, ``low``,
-    ``high``. The estimators without features are repeated at every position. All positions and
-    estimators are scored on the same resamples of the pairs.
+    ``high``; ``gain``, ``gain_low``, ``gain_high`` over ``plain`` of a variant's ``cosine``, with
+    intervals over the same pairs, null elsewhere. The estimators without features are repeated at
+    every position. All positions and estimators are scored on the same resamples of the pairs.
     """
     positions = measurements["position"].drop_nulls().unique(maintain_order=True).to_list()
     alphas = parameters.alphas
     scored = _scores(measurements, alphas, strict=parameters.strict)
+    names = [name for name in ("cosine", "plain") if name in scored["estimator"]]
     rows: list[tuple[object, ...]] = []
     for split in SPLITS:
         of_split = scored.filter(pl.col("split") == split)
         if of_split.is_empty():
             continue
-        cosine = of_split.filter(pl.col("estimator") == "cosine")
-        series = [cosine.filter(pl.col("position") == position) for position in positions]
+        series = [
+            of_split.filter((pl.col("estimator") == name) & (pl.col("position") == position))
+            for name in names
+            for position in positions
+        ]
         series += [of_split.filter(pl.col("estimator") == name) for name in BASELINES]
         # All series score the same keypoints, so that the first one's pairs are everyone's.
         pairs = series[0]
+        scores = [one.select(map(str, alphas)).to_numpy() for one in series]
+        if "plain" in names:
+            # The gain is a score as well: the difference on the same pairs.
+            scores += [scores[i] - scores[len(positions) + i] for i in range(len(positions))]
         averages = pck(
-            np.concatenate([one.select(map(str, alphas)).to_numpy() for one in series], axis=1),
+            np.concatenate(scores, axis=1),
             pairs["points"].to_numpy(),
             pairs["category"].to_numpy(),
             replicates=parameters.bootstrap,
             seed=item_seed("correspondence", parameters.seed, split),
         )
         for number, position in enumerate(positions):
-            of_estimator = {"cosine": number}
-            of_estimator |= {name: len(positions) + i for i, name in enumerate(BASELINES)}
+            of_estimator = {name: i * len(positions) + number for i, name in enumerate(names)}
+            first = len(names) * len(positions)
+            of_estimator |= {name: first + i for i, name in enumerate(BASELINES)}
             for (estimator, one), (i, alpha), (average, bounds) in itertools.product(
                 of_estimator.items(), enumerate(alphas), averages.items()
             ):
                 column = one * len(alphas) + i
-                scores = (float(bound[column]) for bound in bounds)
+                values = [float(bound[column]) for bound in bounds]
+                gains: list[float | None] = [None] * 3
+                if estimator == "cosine" and "plain" in names:
+                    column = (len(series) + number) * len(alphas) + i
+                    gains = [float(bound[column]) for bound in bounds]
                 counts = (pairs["points"].sum(), len(pairs))
-                rows.append((position, split, estimator, alpha, average, *counts, *scores))
+                rows.append((position, split, estimator, alpha, average, *counts, *values, *gains))
     return pl.DataFrame(rows, schema=_SUMMARY, orient="row")
+
+
+class _Variant:
+    """Matching by other tokens than the representation's own, or by several representations.
+
+    Attributes
+    ----------
+    points
+        Keypoints that the first representation shows, too.
+    """
+
+    def __init__(
+        self,
+        own: Representations,
+        companions: Mapping[str, Representations],
+        parameters: Parameters,
+        points: Points,
+        coordinates: Coordinates,
+    ) -> None:
+        self.parameters = parameters
+        numbers = [str(number) for number in range(1, len(parameters.variants) + 1)]
+        every = {"0": own} if parameters.own else {}
+        every |= {number: companions[number] for number in numbers}
+        # Each with its empty images, if they are subtracted.
+        self.stores = {n: (store, companions.get(f"{EMPTY} {n}")) for n, store in every.items()}
+        names = points.frames.names
+        for store in every.values():
+            lost = set(names) - set(store.image_ids)
+            if lost:
+                raise UserError(
+                    f"{TASK}: a variant has no features of image '{min(lost)}'; extract the same "
+                    "images for all."
+                )
+        self.frames = [Frames.of(store, names) for store in every.values()]
+        if parameters.combine == "features":
+            _check_alike(self.frames)
+        first = self.frames[0]
+        xy = points.table.select("source_x", "source_y").to_numpy()
+        goal = points.table.select("target_x", "target_y").to_numpy()
+        shown = first.shows(points.source, first.forward(points.source, xy))
+        shown &= first.shows(points.target, first.forward(points.target, goal))
+        self.points = points.filter(shown, task=TASK)
+        self.image, self.xy, self.of = unique_points(self.points.source, xy[shown])
+        self.encoded = [frames.forward(self.image, self.xy) for frames in self.frames]
+        if coordinates == "integer":
+            self.encoded = [np.trunc(xy) for xy in self.encoded]
+        self.memory = [Memory(len(every)) for _ in every]
+
+    def match(self, position: str) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
+        """Predicted points (points, 2) in original pixels, and their similarities (points,)."""
+        readers = self._readers(position)
+        names = self.points.frames.names
+        members = []
+        for number, reader in enumerate(readers):
+            maps = Maps(reader, names, self.memory[number], task=TASK, position=position)
+            members.append(
+                Member.of(
+                    self.frames[number], maps, self.image, self.xy, self.encoded[number], self.of
+                )
+            )
+        first = members[0]
+        target, component = self.points.target, self.points.component
+        chosen = self.parameters
+        if len(members) == 1 and chosen.subdivide == 1 and not chosen.smooth:
+            index, similarity = search_pairs(first.maps, first.queries, target, component)
+        else:
+            rule = Rule(chosen.combine, chosen.across, chosen.subdivide, chosen.smooth)
+            index, similarity = search_combined(members, target, component, rule)
+        grid = first.maps.grid * chosen.subdivide
+        return first.frames.back(target, _centres(index, target, first.frames, grid)), similarity
+
+    def _readers(self, position: str) -> list[Reader]:
+        """Token maps of each representation, or one of their mean."""
+        chosen = self.parameters
+        joined = [position]
+        for name in map(spell, chosen.concatenate):
+            if name not in next(iter(self.stores.values()))[0].positions:
+                raise UserError(
+                    f"{TASK}: {name} in `concatenate` is not in the hook set of {position}; name "
+                    "positions that one hook set stores together."
+                )
+            if name not in joined:
+                joined.append(name)
+        readers: list[Reader]
+        if chosen.combine == "features":
+            readers = [Derived(list(self.stores.values()), joined, task=TASK)]
+        else:
+            readers = [Derived([store], joined, task=TASK) for store in self.stores.values()]
+        if chosen.pca is not None:
+            # Those of the first: tokens of several are compared only in one basis.
+            names = sorted(self.points.frames.names)
+            mean, basis = principal_components(readers[0], names, chosen.pca, task=TASK)
+            readers = [Projected(reader, mean, basis) for reader in readers]
+        return readers
+
+
+def _check_alike(frames: list[Frames]) -> None:
+    """Tokens can be averaged only if they stand for the same places."""
+    for other in frames[1:]:
+        alike = (other.pixels == frames[0].pixels) & (other.scale == frames[0].scale)
+        if not (alike & (other.offset == frames[0].offset)).all():
+            raise UserError(
+                f"{TASK}: `combine: features` averages tokens, which need one view and resolution; "
+                "combine similarities with `mean` or `max`."
+            )
+
+
+def _centres(
+    index: NDArray[np.int64], image: NDArray[np.int64], frames: Frames, grid: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """Centres (n, 2), in encoded pixels, of tokens of images."""
+    row, col = np.divmod(index, grid[image, 1])
+    return token_centre(row, col, columns(frames.pixels[image]), columns(grid[image]))
 
 
 def _rows(

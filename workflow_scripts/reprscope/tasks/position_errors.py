@@ -288,9 +288,9 @@ def summarise(measurements: pl.DataFrame, parameters: Parameters) -> pl.DataFram
     Returns
     -------
     For each ``position``, ``split`` and ``of``: one row of kind ``whole`` with ``extra_errors``,
-    ``extra_low`` and ``extra_high``, one per bin of kind ``distance`` (``distance`` is its middle),
-    and one per cell of kind ``offset``, whose rates have no interval. Each with ``points``,
-    ``error_rate`` and, but for cells, ``low`` and ``high``.
+    ``extra_low`` and ``extra_high``, one per bin of kind ``distance`` (``distance`` is its middle,
+    to a tenth), and one per cell of kind ``offset``, whose rates have no interval. Each with
+    ``points``, ``error_rate`` and, but for cells, ``low`` and ``high``.
     """
     frames = []
     keys = ["position", "split", "of"]
@@ -334,7 +334,7 @@ def summarise(measurements: pl.DataFrame, parameters: Parameters) -> pl.DataFram
                 kind="distance",
                 near=near,
                 far=far,
-                distance=(near + far) / 2,
+                distance=np.round((near + far) / 2, 1),
                 points=counts,
                 error_rate=rate,
                 low=low,
