@@ -77,7 +77,7 @@ def test_out_of_memory_ends_with_smaller_batches_and_the_same_features(tmp_path,
 
 
 def passes(size: BatchSize, count: int, run, *, item="It", each=1):
-    return size.parts(count, run, item=item, size=each)
+    return size.parts(count, run, item=item, ample=each)
 
 
 def fail_above(limit: int, seen: list[int], error: Exception):
@@ -126,7 +126,7 @@ def test_on_a_processor_the_first_item_says_how_many_fit(monkeypatch):
         seen.append(items.stop - items.start)
         return int(np.ones((seen[-1], 8 << 20)).sum())
 
-    total = sum(result for _, result in passes(size, 20, pass_over, each=4096))
+    total = sum(result for _, result in passes(size, 20, pass_over, each=64 << 20))
     assert total == 20 * (8 << 20)
     assert seen[0] == 1
     assert 5 <= size.limit <= 7

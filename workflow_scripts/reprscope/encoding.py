@@ -18,6 +18,9 @@ from reprscope.protocol import Pixels
 from reprscope.store import Writer
 from reprscope.views import View
 
+AMPLE = 1 << 12
+"""Encoding needs less than this many times the bytes of an image."""
+
 
 def encode(
     images: pl.DataFrame,
@@ -68,7 +71,7 @@ def encode(
             def run(items: slice, stack: NDArray[np.uint8] = stack) -> Posterior:
                 return vae.encode(stack[items], pixels=pixels)
 
-            passes = size.parts(len(batch), run, item=image, size=stack[0].nbytes)
+            passes = size.parts(len(batch), run, item=image, ample=AMPLE * stack[0].nbytes)
             for items, (mean, logvar) in passes:
                 names = [name for name, _, _ in batch[items]]
                 transforms = [transform for _, _, transform in batch[items]]

@@ -30,6 +30,9 @@ from reprscope.store import Representations, Writer
 
 Item = TypeVar("Item")
 
+AMPLE = 1 << 14
+"""A pass needs less than this many times the bytes of its latents; SD-1.5 needs half of it."""
+
 
 class _Complete(Exception):  # noqa: N818 - not an error: it ends the pass early
     """All positions are captured; nothing after them needs to run."""
@@ -258,9 +261,8 @@ def extract(
 
         for batch in _read_ahead(source):
             image = "An image of {} x {} pixels".format(*batch.pixels[0])
-            passes = size.parts(
-                len(batch), partial(run, batch), item=image, size=batch.latents[0].nbytes
-            )
+            ample = AMPLE * batch.latents[0].nbytes
+            passes = size.parts(len(batch), partial(run, batch), item=image, ample=ample)
             for items, found in passes:
                 part = batch.part(items)
                 write(part, {position: found[position] for position in positions})

@@ -15,9 +15,6 @@ if TYPE_CHECKING:
 
 Result = TypeVar("Result")
 
-AMPLE: Final = 1 << 14
-"""A pass needs far less than this many times the bytes of its input."""
-
 MARGIN: Final = 1.25
 """Memory that a batch may need beyond what its first image grew by, as a factor."""
 
@@ -42,7 +39,7 @@ class BatchSize:
         self._before = _status("VmRSS") if self._trial else 0
 
     def parts(
-        self, count: int, run: Callable[[slice], Result], *, item: str, size: int
+        self, count: int, run: Callable[[slice], Result], *, item: str, ample: int
     ) -> Iterator[tuple[slice, Result]]:
         """Run over ``count`` items in parts that fit.
 
@@ -54,15 +51,15 @@ class BatchSize:
             a shorter one if memory runs out.
         item : str
             What one item is, for the message.
-        size : int
-            Bytes of one item's input.
+        ample : int
+            Bytes that one item is sure not to need: as long as all have so much, none is tried.
 
         Raises
         ------
         UserError
             If a single item does not fit.
         """
-        if self._trial and count > 1 and count * size * AMPLE > available():
+        if self._trial and count > 1 and count * ample > available():
             # Not kept: a batch that fits is not cut, so that its values do not change in the last
             # digits with the machine's memory.
             self._run(slice(0, 1), run, item)
