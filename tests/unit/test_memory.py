@@ -54,8 +54,8 @@ def run(latents: Path, out: Path, unet, size: BatchSize) -> None:
 def test_out_of_memory_ends_with_smaller_batches_and_the_same_features(tmp_path, unet, vae):
     latents = tmp_path / "latents.h5"
     with writer(latents, spec="{}", provenance={}, dtype=np.float32) as store:
-        frame = image_frame([(192, 192)] * IMAGES)
-        encode(frame, View(), vae, store, resolution=192, pixels="symmetric", batch_size=4)
+        frame = image_frame([(256, 256)] * IMAGES)
+        encode(frame, View(), vae, store, resolution=256, pixels="symmetric", batch_size=4)
     run(latents, tmp_path / "free.h5", unet, BatchSize(CPU))
 
     limited = tmp_path / "limited.h5"
@@ -140,16 +140,20 @@ def test_a_batch_that_fits_by_far_is_not_tried():
 
 
 if __name__ == "__main__":
-    # Run under a limit: the first image is made to seem free, so that the guess is wrong.
+    # Run under limits that become tighter until the whole batch does not fit any more.
     import resource
 
     from conftest import NANO, load_unet
 
     unet = load_unet(NANO)
     torch.set_num_threads(1)
-    memory.available = lambda: 1 << 50
+    source, out = (Path(name) for name in sys.argv[1:])
+    run(source, out, unet, BatchSize(CPU))
     used = memory._status("VmSize")
-    resource.setrlimit(resource.RLIMIT_AS, (used + (200 << 20), resource.RLIM_INFINITY))
-    size = BatchSize(CPU)
-    run(Path(sys.argv[1]), Path(sys.argv[2]), unet, size)
+    for megabytes in range(120, 20, -10):
+        resource.setrlimit(resource.RLIMIT_AS, (used + (megabytes << 20), resource.RLIM_INFINITY))
+        size = BatchSize(CPU)
+        run(source, out, unet, size)
+        if size.limit < IMAGES:
+            break
     print(size.limit)
