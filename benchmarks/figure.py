@@ -46,6 +46,7 @@ def _ratios(results: Mapping[str, Any], theme: Theme) -> alt.LayerChart:
             "against": f"against {ratio['against']}",
             "value": ratio["value"],
             "aim": ratio["least"],
+            "right": max(ratio["value"], 1.0),
             "said": f"{ratio['value']:.{1 if ratio['value'] >= 9.95 else 2}f}",
         }
         for name in RATIOS
@@ -66,7 +67,7 @@ def _ratios(results: Mapping[str, Any], theme: Theme) -> alt.LayerChart:
         legend=alt.Legend(title=None, orient="top", labelLimit=240, symbolType="circle"),
     )
     stems = base.mark_rule(strokeWidth=2.5).encode(
-        x=alt.X("value:Q", scale=x, title="times as fast", axis=axis),
+        x=alt.X("value:Q", scale=x, title="times as fast (ticks are aims)", axis=axis),
         x2=alt.X2(datum=1),
         y=y,
         color=colour,
@@ -81,7 +82,7 @@ def _ratios(results: Mapping[str, Any], theme: Theme) -> alt.LayerChart:
             .mark_tick(color=theme.ink, thickness=2, size=16)
             .encode(x="aim:Q", y=y),
             *frames.haloed(
-                base.encode(x="value:Q", y=y, text="said:N"),
+                base.encode(x="right:Q", y=y, text="said:N"),
                 align="left",
                 baseline="middle",
                 dx=8,
@@ -134,7 +135,7 @@ def _shares(results: Mapping[str, Any], theme: Theme) -> alt.LayerChart:
             ),
         ],
         name="shares",
-        width=theme.width - 70,
+        width=theme.width - LABELS - 40,
         height=190,
     )
     finished: alt.LayerChart = chart.resolve_scale(color="independent")

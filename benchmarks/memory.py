@@ -64,12 +64,13 @@ def measure(settings: Settings, workshop: Workshop) -> Result:
     return Result(settings=asdict(settings), records=records, ratios=[ratio])
 
 
-def peak_mb() -> float:
-    """Largest resident memory of this process so far, in MB."""
+def resident_mb(*, peak: bool) -> float:
+    """Resident memory of this process in MB: now, or the most so far."""
     status = Path("/proc/self/status")
     if status.exists():
         # Not getrusage: on Linux its value starts at the peak of the process that started this.
-        found = re.search(r"^VmHWM:\s+(\d+) kB", status.read_text(), re.M)
+        key = "VmHWM" if peak else "VmRSS"
+        found = re.search(rf"^{key}:\s+(\d+) kB", status.read_text(), re.M)
         assert found
         return int(found[1]) * 1024 / 1e6
     unit = 1 if sys.platform == "darwin" else 1024
@@ -83,7 +84,7 @@ def _extract(latents: Path, batch: int) -> None:
     with Representations([latents]) as source:
         names = source.image_ids
     prompts = workshop.prompts(MODEL, names)
-    started = peak_mb()
+    started = resident_mb(peak=False)
     out = latents.with_name("memory.h5")
     workshop.extract(
         MODEL,
@@ -97,7 +98,8 @@ def _extract(latents: Path, batch: int) -> None:
     )
     size = out.stat().st_size
     out.unlink()
-    print(json.dumps({"started_mb": started, "peak_mb": peak_mb(), "stored_mb": size / 1e6}))
+    peak = resident_mb(peak=True)
+    print(json.dumps({"started_mb": started, "peak_mb": peak, "stored_mb": size / 1e6}))
 
 
 if __name__ == "__main__":

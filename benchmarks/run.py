@@ -2,7 +2,7 @@
 
 ``make bench``, with nothing else running, takes about a
 quarter of an hour. A part is written as soon as it is measured; ``--only`` repeats parts and keeps
-the others.
+the others; without a name after it nothing is measured, and pages and figure are written anew.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def main(only: Sequence[str], folder: Path, *, reduced: bool) -> None:
     """
     from benchmarks.workshop import Workshop
 
-    results = start(folder / RESULTS, keep=set(only) != set(MEASUREMENTS))
+    results = start(folder / RESULTS, only)
     with tempfile.TemporaryDirectory(prefix="reprscope-bench-") as temporary:
         workshop = Workshop(Path(temporary))
         for name in only:
@@ -76,18 +76,20 @@ def measure(name: str, workshop: Workshop, *, reduced: bool) -> dict[str, Any]:
     return asdict(module.measure(module.REDUCED if reduced else module.FULL, workshop))
 
 
-def start(path: Path, *, keep: bool) -> dict[str, Any]:
-    """Results to go on with: those of ``path``, or none yet."""
+def start(path: Path, only: Sequence[str]) -> dict[str, Any]:
+    """Results to go on with: those of ``path`` that are not measured again, or none yet."""
+    kept: dict[str, Any] = {"measurements": {}}
+    if path.exists() and set(only) != set(MEASUREMENTS):
+        kept = json.loads(path.read_text(encoding="utf-8"))
+    if not only:
+        return kept
     here = machine()
-    if keep and path.exists():
-        results: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        if results["measurements"] and results["machine"] != here:
-            raise UserError(
-                f"{path} was measured on another machine or with other versions: run all "
-                "measurements, or name another folder with --output."
-            )
-        return results | {"machine": here}
-    return {"machine": here, "measurements": {}}
+    if kept["measurements"] and kept["machine"] != here:
+        raise UserError(
+            f"{path} was measured on another machine or with other versions: run all "
+            "measurements, or name another folder with --output."
+        )
+    return {"machine": here, "measurements": kept["measurements"]}
 
 
 def publish(folder: Path, results: Mapping[str, Any]) -> None:
@@ -117,7 +119,7 @@ def drawn(results: Mapping[str, Any]) -> str:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.run", description=__doc__)
     parser.add_argument(
-        "--only", nargs="+", choices=MEASUREMENTS, default=MEASUREMENTS, metavar="NAME"
+        "--only", nargs="*", choices=MEASUREMENTS, default=MEASUREMENTS, metavar="NAME"
     )
     parser.add_argument("--reduced", action="store_true", help="measure next to nothing")
     parser.add_argument("--output", type=Path, default=ROOT, metavar="FOLDER")

@@ -207,10 +207,14 @@ def test_one_part_is_repeated_and_the_others_are_kept(measured, results):
 
 def test_results_of_another_machine_are_not_mixed_in(results, tmp_path):
     path = tmp_path / "results.json"
-    path.write_text(json.dumps(results | {"machine": {"processor": "another"}}))
+    other = results | {"machine": {"processor": "another"}}
+    path.write_text(json.dumps(other))
     with pytest.raises(UserError, match="run all measurements"):
-        run.start(path, keep=True)
-    assert run.start(path, keep=False)["measurements"] == {}
+        run.start(path, ["memory"])
+    anew = run.start(path, run.MEASUREMENTS)
+    assert anew["measurements"] == {}
+    assert anew["machine"]["processor"] == results["machine"]["processor"]
+    assert run.start(path, []) == other  # to write the pages anew
 
 
 def test_a_reduced_run_does_not_become_the_result():
