@@ -78,7 +78,9 @@ def _map(rows: pl.DataFrame, options: Options, reach: int) -> dict[str, NDArray[
     values = np.full((2 * reach + 1, 2 * reach + 1), np.nan)
     points = np.zeros(values.shape, dtype=np.int64)
     col, row = (np.rint(rows[axis].to_numpy() / cell).astype(int) + reach for axis in "xy")
-    values[row, col], points[row, col] = rows[options.metric], rows["points"]
+    values[row, col], points[row, col] = (
+        rows[name].to_numpy() for name in (options.metric, "points")
+    )
     return {options.metric: np.where(points < options.least, np.nan, values), "points": points}
 
 
