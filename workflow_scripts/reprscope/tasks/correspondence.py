@@ -157,7 +157,8 @@ class Parameters:
         Representation of empty images whose mean is subtracted: a ``dataset``, and what else
         differs from the measurement's own.
     pca
-        Number of principal components that tokens are reduced to; null for none.
+        Number of principal components that tokens are reduced to, as far as they have more
+        channels; null for none.
     subdivide
         Places along each axis for one token of the first representation, between which the
         similarities of several are interpolated.
@@ -470,7 +471,7 @@ class _Variant:
         if chosen.pca is not None:
             # Those of the first: tokens of several are compared only in one basis.
             names = sorted(self.points.frames.names)
-            mean, basis = principal_components(readers[0], names, chosen.pca, task=TASK)
+            mean, basis = principal_components(readers[0], names, chosen.pca)
             readers = [Projected(reader, mean, basis) for reader in readers]
         return readers
 
