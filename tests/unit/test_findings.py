@@ -74,3 +74,13 @@ def test_correspondence_states_the_estimators_at_the_alpha_nearest_a_tenth():
         "Without looking, the same position estimator reaches 6.0 % [6.0, 6.0] of them.",
     ]
     assert found.table["position"].to_list() == ["up_blocks.2"]
+    variant = table.with_columns(
+        task=pl.lit("flipped"), gain=pl.lit(0.012), gain_low=pl.lit(-0.001), gain_high=pl.lit(0.03)
+    )
+    assert (
+        correspondence.findings(variant)
+        .sentences[0]
+        .endswith(
+            "box in up[2] at t = 50 as flipped: +1.2 points [-0.1, +3.0] over the plain match."
+        )
+    )

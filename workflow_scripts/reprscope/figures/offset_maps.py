@@ -78,7 +78,9 @@ def _map(rows: pl.DataFrame, options: Options, reach: int) -> dict[str, NDArray[
     values = np.full((2 * reach + 1, 2 * reach + 1), np.nan)
     points = np.zeros(values.shape, dtype=np.int64)
     col, row = (np.rint(rows[axis].to_numpy() / cell).astype(int) + reach for axis in "xy")
-    values[row, col], points[row, col] = rows[options.metric], rows["points"]
+    values[row, col], points[row, col] = (
+        rows[name].to_numpy() for name in (options.metric, "points")
+    )
     return {options.metric: np.where(points < options.least, np.nan, values), "points": points}
 
 
@@ -91,7 +93,7 @@ def _reach(rows: pl.DataFrame, options: Options) -> int:
             "more pairs."
         )
     furthest = shown.select(pl.max_horizontal(pl.col("x", "y").abs()) / pl.col("cell")).max()
-    return round(furthest.item())
+    return round(float(furthest.item()))
 
 
 def draw(table: pl.DataFrame, options: Options, theme: Theme) -> alt.TopLevelMixin:
@@ -132,8 +134,8 @@ def draw(table: pl.DataFrame, options: Options, theme: Theme) -> alt.TopLevelMix
         label = block_label(position)
         if beside:
             texts.append(Text(x=left + side / 2, y=y - 5, text=label))
-            middle = {"x": left + side / 2, "y": y + side + line - 2}
-            texts.append(Text(**middle, text=_range(ends), muted=True))
+            below = y + side + line - 2
+            texts.append(Text(x=left + side / 2, y=below, text=_range(ends), muted=True))
             if number % count == count - 1:
                 y += side + 2 * line + 4
         else:

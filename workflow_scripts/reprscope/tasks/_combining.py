@@ -81,7 +81,7 @@ def gaussian(places: int, sigma: float) -> Float32:
     """Weights (places, places) of a Gaussian of ``sigma`` places, each row's sum 1."""
     offsets = np.subtract.outer(np.arange(places), np.arange(places))
     weights = np.exp(-0.5 * np.square(offsets / sigma))
-    return (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
+    return np.asarray(weights / weights.sum(axis=1, keepdims=True), dtype=np.float32)
 
 
 @dataclass(frozen=True)
@@ -257,7 +257,7 @@ def _combined(
         far = [np.hypot.outer(rows.distance, columns.distance) for columns, rows in axes]
         there = _closest(far, there)
     start = -np.inf if rule.combine == "max" else 0
-    total = np.full((len(query), height, width), start, dtype=np.float32)
+    total: Float32 = np.full((len(query), height, width), start, dtype=np.float32)
     weight = np.zeros(total.shape, dtype=np.float32)
     for j, member in enumerate(members):
         keys = member.keys(target)
@@ -282,7 +282,7 @@ def _combined(
         total[weight == 0] = -1
     if rule.smooth:
         sigma = rule.smooth * rule.subdivide
-        total = gaussian(height, sigma) @ total @ gaussian(width, sigma).T
+        return np.asarray(gaussian(height, sigma) @ total @ gaussian(width, sigma).T)
     return total
 
 

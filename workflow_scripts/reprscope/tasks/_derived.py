@@ -90,7 +90,7 @@ class Derived:
 
 
 def principal_components(
-    reader: Reader, images: Sequence[str], components: int, *, task: str
+    reader: Reader, images: Sequence[str], components: int
 ) -> tuple[Float32, Float32]:
     """Principal components of all tokens of images, each of unit length.
 
@@ -101,7 +101,7 @@ def principal_components(
     images
         Names of the images.
     components
-        Number of components.
+        Number of components; tokens of fewer channels have as many as channels.
 
     Returns
     -------
@@ -109,18 +109,8 @@ def principal_components(
         Mean token.
     basis : (channels, components)
         Directions of the largest variance, orthonormal, the largest first.
-
-    Raises
-    ------
-    UserError
-        If tokens have fewer channels.
     """
     channels = reader.channels
-    if components > channels:
-        raise UserError(
-            f"{task}: pca is {components}, but tokens have only {channels} channels; set fewer, or "
-            "measure positions with more."
-        )
     total, count = np.zeros(channels), 0
     products = np.zeros((channels, channels))
     for image in images:
@@ -130,7 +120,7 @@ def principal_components(
         count += len(tokens)
     mean = total / count
     _, vectors = np.linalg.eigh(products / count - np.outer(mean, mean))
-    return mean.astype(np.float32), vectors[:, : -components - 1 : -1].astype(np.float32)
+    return mean.astype(np.float32), vectors[:, ::-1][:, :components].astype(np.float32)
 
 
 class Projected:

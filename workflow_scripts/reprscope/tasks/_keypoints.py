@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -72,12 +72,13 @@ class Points:
                 f"{task}: the view moves every keypoint out of the picture; "
                 "use a view that keeps the objects."
             )
-        return Points(
-            self.table.filter(shown),
-            self.frames,
-            self.component,
-            *(values[shown] for values in (self.source, self.target)),
-            *(values[shown] for values in (self.source_xy, self.target_xy)),
+        return replace(
+            self,
+            table=self.table.filter(shown),
+            source=self.source[shown],
+            target=self.target[shown],
+            source_xy=self.source_xy[shown],
+            target_xy=self.target_xy[shown],
         )
 
 

@@ -157,7 +157,8 @@ class Parameters:
         Representation of empty images whose mean is subtracted: a ``dataset``, and what else
         differs from the measurement's own.
     pca
-        Number of principal components that tokens are reduced to; null for none.
+        Number of principal components that tokens are reduced to, as far as they have more
+        channels; null for none.
     subdivide
         Places along each axis for one token of the first representation, between which the
         similarities of several are interpolated.
@@ -470,7 +471,7 @@ class _Variant:
         if chosen.pca is not None:
             # Those of the first: tokens of several are compared only in one basis.
             names = sorted(self.points.frames.names)
-            mean, basis = principal_components(readers[0], names, chosen.pca, task=TASK)
+            mean, basis = principal_components(readers[0], names, chosen.pca)
             readers = [Projected(reader, mean, basis) for reader in readers]
         return readers
 
@@ -542,7 +543,7 @@ def _scores(measurements: pl.DataFrame, alphas: tuple[float, ...], *, strict: bo
 
 
 def findings(table: pl.DataFrame) -> Findings:
-    """Best block of each model, chosen on the validation pairs, beside the estimators."""
+    """Best block of each model and variant, chosen on validation pairs, beside the estimators."""
     alphas = table["alpha"].unique().sort()
     alpha = alphas[int((alphas - 0.1).abs().arg_min() or 0)]
     scored = table.filter((pl.col("average") == "point") & (pl.col("alpha") == alpha))
@@ -550,7 +551,7 @@ def findings(table: pl.DataFrame) -> Findings:
     sentences = [
         f"{row['model']} finds {interval(row['pck'], row['low'], row['high'])} of {row['points']} "
         f"test keypoints of {row['dataset']} within {alpha:g} of the target box in "
-        f"{where(row['position'], row['timestep'])}."
+        f"{where(row['position'], row['timestep'])}{_gained(row)}."
         for row in best.iter_rows(named=True)
     ]
     others = scored.filter((pl.col("estimator") != "cosine") & (pl.col("split") == "test"))
@@ -560,3 +561,11 @@ def findings(table: pl.DataFrame) -> Findings:
         share = interval(row["pck"], row["low"], row["high"])
         sentences.append(f"Without looking, the {name} estimator reaches {share} of them.")
     return Findings(sentences, best)
+
+
+def _gained(row: Mapping[str, Any]) -> str:
+    """What a variant gains, in words; nothing for the plain task."""
+    if row.get("gain") is None:
+        return ""
+    gain, low, high = (100 * row[name] for name in ("gain", "gain_low", "gain_high"))
+    return f" as {row['task']}: {gain:+.1f} points [{low:+.1f}, {high:+.1f}] over the plain match"
