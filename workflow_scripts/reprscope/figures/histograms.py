@@ -125,7 +125,8 @@ def draw(table: pl.DataFrame, options: Options, theme: Theme) -> alt.TopLevelMix
             for place, value in enumerate(columns)
         ]
         charts.append(alt.hconcat(*panels, spacing=SPACING))
-    charts[0].hconcat[0].layer.append(_legend(weights, options, theme))
+    # Below the last panel, so that it stands below the whole figure.
+    charts[-1].hconcat[0].layer.append(_legend(weights, options, theme))
     chart = alt.vconcat(*charts, spacing=10)
     return frames.finish(chart, theme, title=options.title)
 

@@ -35,7 +35,7 @@ class Options:
 
     Parameters
     ----------
-    kind : {"map", "mean"}
+    show : {"images", "mean"}
         Maps of single images, or their mean over all images.
     metric : str
         Column drawn as colour.
@@ -60,7 +60,7 @@ class Options:
         Title of the figure.
     """
 
-    kind: Literal["map", "mean"] = "map"
+    show: Literal["images", "mean"] = "images"
     metric: str = "norm"
     filter: Mapping[str, Any] = field(default_factory=dict)
     images: Sequence[str] = ()
@@ -81,10 +81,10 @@ def _maps(table: pl.DataFrame, options: Options) -> pl.DataFrame:
     """Rows with the tokens that the figure draws."""
     wanted = ["kind", "position", "row", "col", options.metric, options.column, *options.rows]
     table = frames.select(table, options.filter, [*wanted, "image_id"])
-    maps = frames.select(table, {"kind": options.kind}, [])
+    maps = frames.select(table, {"kind": "map" if options.show == "images" else "mean"}, [])
     if options.positions:
         maps = frames.select(maps, {"position": list(options.positions)}, [])
-    if options.kind == "map":
+    if options.show == "images":
         there = frames.distinct(maps, "image_id")
         chosen = list(options.images) or there[: options.max_images]
         maps = frames.select(maps, {"image_id": chosen}, [])
@@ -93,7 +93,7 @@ def _maps(table: pl.DataFrame, options: Options) -> pl.DataFrame:
 
 def _rows(maps: pl.DataFrame, options: Options) -> list[dict[str, Any]]:
     """What tells the rows apart, in the study's order, blocks in network order."""
-    keys = [*(["image_id"] if options.kind == "map" else []), *options.rows]
+    keys = [*(["image_id"] if options.show == "images" else []), *options.rows]
     orders = {
         key: {value: rank for rank, value in enumerate(_order(maps, key))}
         for key in dict.fromkeys(keys)
@@ -128,7 +128,7 @@ def draw(table: pl.DataFrame, options: Options, theme: Theme) -> alt.TopLevelMix
     """
     maps = _maps(table, options)
     rows, columns = _rows(maps, options), _order(maps, options.column)
-    photos = _photos(table, options) if options.kind == "map" else {}
+    photos = _photos(table, options) if options.show == "images" else {}
     size = theme.font_size
     labels = [_labels(row, rows, options) for row in rows]
     longest = max((len(line) for lines in labels for line in lines), default=0)
@@ -254,7 +254,7 @@ def caption(table: pl.DataFrame, options: Options) -> str:
     maps = _maps(table, options)
     where = frames.conditions(maps)
     blocks = ", ".join(block_label(position) for position in _order(maps, "position"))
-    if options.kind == "mean":
+    if options.show == "mean":
         what = f"L2 norm of every token, mean over {frames.count(maps, 'images', 'images')}"
     else:
         images = maps["image_id"].n_unique()

@@ -127,7 +127,8 @@ def measure(
 
 def _norms(representations: Representations, position: str, image: str) -> NDArray[np.float64]:
     tokens = finite_tokens(representations, position, image, kind="norms")
-    return np.linalg.norm(tokens, axis=-1).astype(np.float64)
+    lengths: NDArray[np.float64] = np.linalg.norm(tokens, axis=-1).astype(np.float64)
+    return lengths
 
 
 def _map(position: str, norms: NDArray[np.float64], **further: Any) -> pl.DataFrame:
