@@ -183,7 +183,7 @@ def _panel(
             .mark_line(strokeDash=[4, 3], strokeWidth=1, color=theme.muted, aria=False)
             .encode(x=x, y=y)
         )
-    return alt.LayerChart(
+    panel: alt.LayerChart = alt.LayerChart(
         layer=layers,
         name=label,
         width=width,
@@ -194,6 +194,7 @@ def _panel(
         if titles[0]
         else alt.Undefined,
     ).resolve_scale(color="independent")
+    return panel
 
 
 def _image(
@@ -222,7 +223,7 @@ def _image(
         for column in ("images", "tokens")
         if column in inside.columns
     }
-    row = {
+    row: dict[str, Any] = {
         "x": left,
         "y": top,
         "url": png_url(rgb, shown),

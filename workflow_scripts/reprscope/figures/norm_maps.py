@@ -194,7 +194,7 @@ def _row(
         if not tokens.is_empty():
             cells[value] = grid(tokens, options.metric)
     shape = next(iter(cells.values())).shape
-    height = side * shape[0] / shape[1]
+    height = float(side * shape[0] / shape[1])
     if photos:
         url, ratio = photo_url(photos[row["image_id"]], side)
         height = side * ratio
