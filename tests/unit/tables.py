@@ -196,3 +196,71 @@ def gains() -> pl.DataFrame:
                     rows.append(common | own | found)
                     rows.append(common | {"estimator": "plain", "pck": score} | none)
     return pl.DataFrame(rows, infer_schema_length=None)
+
+
+def norms(models=MODELS, steps=(0, 50)) -> pl.DataFrame:
+    """Maps of one image and their mean over all, at three positions."""
+    rng = np.random.default_rng(6)
+    frames = []
+    for model in models:
+        for step in steps:
+            image = {"kind": "image", "image_id": "menagerie-00000", "png": picture(20, 16)}
+            frames.append(pl.DataFrame([keys(model, step, "image") | image]))
+            for position in ("up_blocks.1", "conv_in", "mid_block"):
+                grid = GRIDS[position]
+                rows, cols = np.indices((grid, grid + 1)).reshape(2, -1)
+                for kind, further in (
+                    ("map", {"image_id": "menagerie-00000"}),
+                    ("mean", {"images": 40}),
+                ):
+                    frames.append(
+                        pl.DataFrame(
+                            {"row": rows, "col": cols, "norm": rng.uniform(3, 90, len(rows))}
+                        ).with_columns(
+                            **{
+                                name: pl.lit(value)
+                                for name, value in (keys(model, step, position) | further).items()
+                            },
+                            kind=pl.lit(kind),
+                        )
+                    )
+    return pl.concat(frames, how="diagonal_relaxed")
+
+
+def histograms() -> pl.DataFrame:
+    """Cells of a grid of 10 x 8, of which some are empty, over norms that differ by position."""
+    rng = np.random.default_rng(7)
+    rows = []
+    for position in ("mid_block", "conv_in", "up_blocks.1"):
+        for step in (0, 50):
+            scale = float(rng.uniform(5, 100))
+            for i, j in np.ndindex(10, 8):
+                if rng.uniform() < 0.2:
+                    continue
+                cell = {
+                    "similarity": -1 + i / 5,
+                    "similarity_end": -1 + (i + 1) / 5,
+                    "norm": scale * (1 + j),
+                    "norm_end": scale * (2 + j),
+                    "share": float(10 ** rng.uniform(-6, -1)),
+                }
+                counts = {"images": 40, "tokens": 2000}
+                rows.append(keys("nano-sd", step, position) | cell | counts)
+    return pl.DataFrame(rows)
+
+
+def glance() -> pl.DataFrame:
+    """Similarity to two tokens of one image, and norms."""
+    frames = []
+    for task, x in (("corner", 0.0), ("middle", 0.5)):
+        table = similarity(models=["nano-sd"], images=1)
+        frames.append(
+            table.with_columns(
+                task=pl.lit(task),
+                reference_x=pl.lit(x),
+                reference_y=pl.lit(x),
+                norm=pl.when(pl.col("kind") == "map").then(pl.col("similarity") * 30 + 50),
+                similarity=pl.col("similarity") * (1 - x),
+            )
+        )
+    return pl.concat(frames)

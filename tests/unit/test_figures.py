@@ -27,11 +27,14 @@ from reprscope.figures.lines_by_timestep import apart, legible
 from reprscope.figures.theme import SCHEMES, UNET_BLOCKS, Theme, register
 
 KINDS = {
+    "at_a_glance": tables.glance,
     "block_bars": tables.probe,
     "block_table": tables.probe,
     "gains": tables.gains,
     "lines_by_timestep": tables.correspondence,
     "offset_maps": tables.offsets,
+    "histograms": tables.histograms,
+    "norm_maps": tables.norms,
     "similarity_maps": tables.similarity,
     "token_maps": tables.tokens,
 }
@@ -541,6 +544,9 @@ def test_values_that_are_not_finite_become_null():
         ),
         ("gains", ["menagerie, test split", "300 pairs, 2,711 points", "highest plain score"]),
         ("offset_maps", ["of the match from", "nano-sd, menagerie, test split", "2,120 points"]),
+        ("at_a_glance", ["A: corner, B: middle", "conv-in and", "nano-sd", "timestep 50"]),
+        ("histograms", ["2,000 tokens of 40 images", "cosine similarity and mean norm"]),
+        ("norm_maps", ["every token of 1 image, in conv-in, mid, up[1]", "share one colour"]),
         ("similarity_maps", ["11 blocks", "2 images and 2 models"]),
         ("token_maps", ["up[0], up[1]", "6 k-means clusters", "1 image and 2 models"]),
     ],

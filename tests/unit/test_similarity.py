@@ -1,7 +1,17 @@
 import numpy as np
 import pytest
 from reprscope import similarity
-from reprscope.similarity import cosine, nearest, normalise
+from reprscope.similarity import (
+    DISTANCES,
+    MEASURES,
+    centre_of,
+    compare,
+    concatenate,
+    cosine,
+    nearest,
+    normalise,
+)
+from scipy.spatial import distance
 
 
 @pytest.fixture
@@ -104,3 +114,96 @@ def test_no_more_than_a_block_of_the_matrix_is_computed_at_a_time(monkeypatch):
 def test_searching_among_no_keys_is_an_error():
     with pytest.raises(ValueError, match="no key"):
         nearest(np.ones((1, 3), np.float32), np.ones((0, 3), np.float32))
+
+
+# --- measures -----------------------------------------------------------------------------------
+
+ONE_PAIR = {
+    "cosine": lambda a, b: a @ b / np.sqrt(a @ a) / np.sqrt(b @ b),
+    "dot": lambda a, b: sum(x * y for x, y in zip(a, b, strict=True)),
+    "l1": distance.cityblock,
+    "l2": distance.euclidean,
+    "linf": distance.chebyshev,
+    "relative_norm": lambda a, b: np.sqrt(b @ b) / np.sqrt(a @ a) - 1,
+}
+
+
+@pytest.mark.parametrize("measure", ONE_PAIR)
+def test_measures_equal_their_definition_one_pair_at_a_time(tokens, measure):
+    first, second = tokens
+    expected = [[ONE_PAIR[measure](a, b) for b in second] for a in first]
+    found = compare(first, second, measure=measure)
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_the_centred_cosine_is_the_cosine_of_differences_from_the_mean_of_both_means(tokens):
+    first, second = tokens
+    centre = (first.mean(axis=0) + second.mean(axis=0)) / 2
+    expected = [[ONE_PAIR["cosine"](a - centre, b - centre) for b in second] for a in first]
+    # The second set has more tokens, but no more say.
+    np.testing.assert_allclose(centre_of([first, second]), centre, atol=1e-6)
+    found = compare(first, second, measure="centred_cosine", centre=centre_of([first, second]))
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    # A part that all tokens share hides what tells them apart from the cosine, but not from this.
+    shared = np.full(7, 100.0)
+    far = compare(
+        first + shared,
+        second + shared,
+        measure="centred_cosine",
+        centre=centre_of([first + shared, second + shared]),
+    )
+    np.testing.assert_allclose(far, found, atol=1e-4)
+    assert compare(first + shared, second + shared, measure="cosine").min() > 0.999
+
+
+def test_every_measure_is_offered_and_others_are_errors(tokens):
+    assert set(MEASURES) == {*ONE_PAIR, "centred_cosine"}
+    assert {"l1", "l2", "linf"} == DISTANCES
+    with pytest.raises(ValueError, match="no measure hamming"):
+        compare(*tokens, measure="hamming")
+    with pytest.raises(ValueError, match="centre"):
+        compare(*tokens, measure="centred_cosine")
+
+
+def test_distances_of_long_tokens_that_are_almost_equal():
+    first = np.full((1, 300), 1400, np.float16)
+    second = first.copy()
+    second[0, 7] += 1
+    for measure in DISTANCES:
+        assert compare(first, second, measure=measure) == 1
+
+
+def test_norms_relative_to_a_zero_token_are_not_numbers():
+    found = compare(np.zeros((1, 2)), np.ones((3, 2)), measure="relative_norm")
+    assert np.isnan(found).all()
+
+
+# --- concatenation ------------------------------------------------------------------------------
+
+
+def test_joined_maps_take_the_nearest_token_of_every_position():
+    rng = np.random.default_rng(2)
+    maps = [rng.normal(size=size) for size in [(2, 3, 4), (6, 5, 2), (4, 5, 3)]]
+    joined = concatenate(maps)
+    assert joined.shape == (6, 5, 9)
+    for row in range(6):
+        for col in range(5):
+            parts = []
+            for one in maps:
+                height, width = one.shape[:2]
+                # Centre of the fine token as a share of the image, and the token that covers it.
+                y, x = (row + 0.5) / 6, (col + 0.5) / 5
+                token = one[int(y * height), int(x * width)]
+                parts.append(token / np.linalg.norm(token))
+            np.testing.assert_allclose(joined[row, col], np.concatenate(parts), atol=1e-6)
+
+
+def test_the_cosine_of_joined_tokens_is_the_mean_of_the_cosines():
+    rng = np.random.default_rng(3)
+    maps = [rng.normal(size=(2, 2, channels)) * scale for channels, scale in [(3, 1), (9, 500)]]
+    joined = concatenate(maps).reshape(4, -1)
+    each = [cosine(one.reshape(4, -1), one.reshape(4, -1)) for one in maps]
+    np.testing.assert_allclose(cosine(joined, joined), np.mean(each, axis=0), atol=1e-6)
+    with pytest.raises(ValueError, match="no map"):
+        concatenate([])

@@ -6,6 +6,7 @@ import pytest
 from PIL import Image
 from reprscope import tasks
 from reprscope.errors import UserError
+from reprscope.similarity import MEASURES
 from reprscope.tasks import _pictures, token_maps, token_similarity
 from reprscope.views import View
 from unit.fakes import FakeAnnotations, FakeRepresentations
@@ -159,6 +160,7 @@ def test_a_reference_for_an_image_that_is_not_shown_is_an_error():
         (token_similarity, {"reference": (0.5,)}, "reference"),
         (token_similarity, {"reference": ("a", "b")}, "reference"),
         (token_similarity, {"references": {"a": (-0.1, 0)}}, "reference"),
+        (token_similarity, {"measure": "cosin"}, "measure"),
         (token_maps, {"count": 1.5}, "count"),
         (token_maps, {"clusters": 0}, "clusters"),
         (token_maps, {"seed": -1}, "seed"),
@@ -167,6 +169,66 @@ def test_a_reference_for_an_image_that_is_not_shown_is_an_error():
 def test_unusable_settings_are_named(task, settings, words):
     with pytest.raises(UserError, match=words):
         task.Parameters(**settings)
+
+
+def test_norms_stand_beside_the_similarities():
+    features, annotations = made_study()
+    found = token_similarity.measure(features, annotations, token_similarity.Parameters(count=2))
+    for row in found.filter(kind="map").iter_rows(named=True):
+        token = features.grids[row["position"]][row["image_id"]][row["row"], row["col"]]
+        assert row["norm"] == pytest.approx(np.sqrt((token**2).sum()), rel=1e-6)
+
+
+@pytest.mark.parametrize("measure", MEASURES)
+def test_one_token_is_compared_across_images_by_any_measure(measure):
+    features, annotations = made_study()
+    parameters = token_similarity.Parameters(
+        images=("e", "a", "b"), reference=(0, 0), across=True, measure=measure
+    )
+    found = token_similarity.measure(features, annotations, parameters)
+    assert set(found["measure"]) == {measure}
+    assert set(found["reference_image"]) == {"e"}
+    for position, grids in features.grids.items():
+        reference = grids["e"][0, 0]
+        for image in "eab":
+            both = [grids[name].reshape(-1, len(reference)).mean(axis=0) for name in ("e", image)]
+            centre = np.mean(both, axis=0)
+            rows = found.filter(kind="map", position=position, image_id=image)
+            assert len(rows) == grids[image][..., 0].size
+            for row in rows.iter_rows(named=True):
+                token = grids[image][row["row"], row["col"]]
+                expected = by_definition(measure, reference, token, centre)
+                assert row["similarity"] == pytest.approx(expected, rel=1e-4, abs=1e-5)
+
+
+def by_definition(measure, a, b, centre):
+    difference = a - b
+    if measure == "centred_cosine":
+        a, b = a - centre, b - centre
+    lengths = np.linalg.norm(a), np.linalg.norm(b)
+    return {
+        "cosine": a @ b / lengths[0] / lengths[1],
+        "centred_cosine": a @ b / lengths[0] / lengths[1],
+        "dot": a @ b,
+        "l1": np.abs(difference).sum(),
+        "l2": np.linalg.norm(difference),
+        "linf": np.abs(difference).max(),
+        "relative_norm": lengths[1] / lengths[0] - 1,
+    }[measure]
+
+
+def test_a_token_planted_in_two_images_is_found_in_the_other():
+    features, annotations = made_study()
+    for grid in features.grids.values():
+        grid["a"][-1, -1] = 3 * grid["b"][0, 0]
+    parameters = token_similarity.Parameters(images=("b", "a"), reference=(0, 0), across=True)
+    found = token_similarity.measure(features, annotations, parameters)
+    for position, grid in features.grids.items():
+        rows = found.filter(kind="map", position=position, image_id="a").sort("similarity")
+        best = rows.row(-1, named=True)
+        assert (best["row"] + 1, best["col"] + 1) == grid["a"].shape[:2]
+        assert best["similarity"] == pytest.approx(1)
+        assert (best["reference_row"], best["reference_col"]) == (0, 0)
 
 
 # --- token_maps ---------------------------------------------------------------------------------

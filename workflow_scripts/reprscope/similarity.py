@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     from numpy.typing import NDArray
 
     Float32 = NDArray[np.float32]
@@ -46,6 +48,142 @@ def normalise(tokens: NDArray[Any]) -> Float32:
     return values / norms
 
 
+def compare(
+    first: NDArray[Any], second: NDArray[Any], *, measure: str, centre: NDArray[Any] | None = None
+) -> Float32:
+    """Compare every token of one set with every token of another, of one image or of two.
+
+    Parameters
+    ----------
+    first, second
+        (n, channels) and (m, channels).
+    measure
+        One of :data:`MEASURES`.
+    centre
+        (channels,), for the centred cosine: what is subtracted from all tokens first, see
+        :func:`centre_of`.
+
+    Returns
+    -------
+    (n, m) float32. Of those in :data:`DISTANCES` the smallest is the most similar, of the others
+    the largest.
+
+    Raises
+    ------
+    ValueError
+        If the measure is not known, or the centre is missing.
+    """
+    if measure == "centred_cosine":
+        if centre is None:
+            raise ValueError("the centred cosine needs a centre")
+        return centred_cosine(first, second, centre)
+    if measure not in _MEASURES:
+        raise ValueError(f"there is no measure {measure}")
+    return _MEASURES[measure](first, second)
+
+
+def centre_of(maps: Sequence[NDArray[Any]]) -> Float32:
+    """Mean over token sets of the mean token of each, (channels,); sets count alike."""
+    means = [np.mean(tokens, axis=0, dtype=np.float64) for tokens in maps]
+    centre: Float32 = np.mean(means, axis=0).astype(np.float32)
+    return centre
+
+
+def centred_cosine(first: NDArray[Any], second: NDArray[Any], centre: NDArray[Any]) -> Float32:
+    """Cosine similarity of tokens as seen from ``centre``, (channels,).
+
+    What all tokens have in common makes every cosine large; seen from their mean, tokens that
+    differ from it in opposite ways have a negative one.
+
+    Returns
+    -------
+    (n, m) float32 in [-1, 1].
+    """
+    return cosine(np.subtract(first, centre), np.subtract(second, centre))
+
+
+def dot(first: NDArray[Any], second: NDArray[Any]) -> Float32:
+    """Dot product, (n, m) float32: the cosine times both norms."""
+    product: Float32 = np.asarray(first, np.float32) @ np.asarray(second, np.float32).T
+    return product
+
+
+def l1(first: NDArray[Any], second: NDArray[Any]) -> Float32:
+    """Sum over channels of absolute differences (Manhattan distance), (n, m) float32."""
+    return _by_row(lambda difference: np.abs(difference).sum(axis=1), first, second)
+
+
+def l2(first: NDArray[Any], second: NDArray[Any]) -> Float32:
+    """Norm of the difference (Euclidean distance), (n, m) float32.
+
+    Taken from the differences themselves: from norms and dot products, the distance of two long
+    tokens that are almost equal would be rounding.
+    """
+    return _by_row(lambda difference: np.linalg.norm(difference, axis=1), first, second)
+
+
+def linf(first: NDArray[Any], second: NDArray[Any]) -> Float32:
+    """Largest absolute difference over channels (Chebyshev distance), (n, m) float32."""
+    return _by_row(lambda difference: np.abs(difference).max(axis=1), first, second)
+
+
+def relative_norm(first: NDArray[Any], second: NDArray[Any]) -> Float32:
+    """Relative L2 norm: by what share a token of the second set is longer than one of the first.
+
+    Returns
+    -------
+    (n, m) float32, (|b| - |a|) / |a|: at least -1, 0 for equal norms, and 1 for twice the norm; NaN
+    for the rows of tokens a that are zero, against which no norm can be measured.
+    """
+    norms = [np.linalg.norm(np.asarray(tokens, np.float32), axis=1) for tokens in (first, second)]
+    own = np.where(norms[0] == 0, np.nan, norms[0])[:, None]
+    result: Float32 = ((norms[1] - own) / own).astype(np.float32)
+    return result
+
+
+def _by_row(
+    reduce: Callable[[Float32], Float32], first: NDArray[Any], second: NDArray[Any]
+) -> Float32:
+    """Reduce the differences (m, channels) from each token of the first set, one at a time."""
+    other = np.asarray(second, dtype=np.float32)
+    rows = [reduce(other - token) for token in np.asarray(first, dtype=np.float32)]
+    return np.array(rows, dtype=np.float32).reshape(len(first), len(second))
+
+
+def concatenate(maps: Sequence[NDArray[Any]]) -> Float32:
+    """Join the token maps of several positions of one image into one with all their channels.
+
+    Every map is enlarged to the finest grid, a token of which takes the vector of the token that
+    covers its centre (nearest neighbour), and every token has unit length before it is joined, so
+    that each position has an equal say in the cosine: that of joined tokens is the mean of the
+    cosines at the positions.
+
+    Parameters
+    ----------
+    maps
+        (h, w, channels) each; grids and channels may differ.
+
+    Returns
+    -------
+    (h, w, sum of channels) float32.
+
+    Raises
+    ------
+    ValueError
+        If there is no map.
+    """
+    if not maps:
+        raise ValueError("there is no map to concatenate")
+    height, width = (max(one.shape[axis] for one in maps) for axis in (0, 1))
+    enlarged = []
+    for one in maps:
+        # The centre of row i of h lies in row floor((i + 1/2) k / h) of k, in whole numbers.
+        rows = (2 * np.arange(height) + 1) * one.shape[0] // (2 * height)
+        cols = (2 * np.arange(width) + 1) * one.shape[1] // (2 * width)
+        enlarged.append(normalise(one)[rows][:, cols])
+    return np.concatenate(enlarged, axis=-1)
+
+
 def cosine(first: NDArray[Any], second: NDArray[Any]) -> Float32:
     """Cosine similarity of every token of one set with every token of another.
 
@@ -68,6 +206,22 @@ def lengths(tokens: Float32) -> Float32:
     """Euclidean length (...) of every token of (..., channels); not finite if a value is not."""
     squares: Float32 = np.einsum("...c,...c->...", tokens, tokens)
     return np.sqrt(squares)
+
+
+_MEASURES: Final[dict[str, Callable[[NDArray[Any], NDArray[Any]], Float32]]] = {
+    "cosine": cosine,
+    "dot": dot,
+    "l1": l1,
+    "l2": l2,
+    "linf": linf,
+    "relative_norm": relative_norm,
+}
+
+MEASURES: Final = ("cosine", "centred_cosine", *tuple(_MEASURES)[1:])
+"""How two tokens can be compared."""
+
+DISTANCES: Final = frozenset({"l1", "l2", "linf"})
+"""Measures that are smaller the more alike two tokens are."""
 
 
 def nearest(

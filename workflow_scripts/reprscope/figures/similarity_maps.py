@@ -1,16 +1,17 @@
-"""Similarity to one token over all blocks, a row per image and model (the shape of figure 5)."""
+"""Similarity to one token over all blocks, a row per image and model (figures 4, 5 and 19)."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 import altair as alt
 import numpy as np
 import polars as pl
 
+from reprscope.errors import UserError
 from reprscope.figures import frames
 from reprscope.figures.labels import block_label, in_network_order
 from reprscope.figures.maps import (
@@ -25,9 +26,21 @@ from reprscope.figures.maps import (
     short,
 )
 from reprscope.figures.theme import Theme
+from reprscope.similarity import DISTANCES
 
 GAP = 4
 LABEL_WIDTH = 86
+
+MEASURES: Final = {
+    "cosine": "cosine similarity",
+    "centred_cosine": "cosine similarity after subtracting the mean token",
+    "dot": "dot product",
+    "l1": "L1 distance",
+    "l2": "L2 distance",
+    "linf": "L\u221e distance",
+    "relative_norm": "L2 norm relative to that token's, less 1,",
+}
+"""What the values of a table's ``measure`` are."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,12 +60,13 @@ class Options:
     positions : sequence of str
         Module paths to draw; without it all of the table.
     domain : pair of float
-        Values at the two ends of the colour scale; by default from the smallest value, rounded
-        down to a tenth, to 1.
+        Values at the two ends of the colour scale, in the order of its colours; by default from
+        the smallest cosine, rounded down to a tenth, to 1. Other measures have their own range, and
+        distances begin with the largest.
     columns : int
         Maps side by side; further positions go on the next line.
     title, legend_title : str
-        Title of the figure and of its legend.
+        Title of the figure and of its legend, by default the measure.
     """
 
     metric: str = "similarity"
@@ -63,7 +77,7 @@ class Options:
     domain: Sequence[float] = ()
     columns: int = 11
     title: str = ""
-    legend_title: str = "cosine similarity to the marked token"
+    legend_title: str = ""
 
 
 def _rows(table: pl.DataFrame, options: Options) -> pl.DataFrame:
@@ -77,12 +91,33 @@ def _rows(table: pl.DataFrame, options: Options) -> pl.DataFrame:
     )
 
 
+def _measure(rows: pl.DataFrame) -> str:
+    """How tokens were compared; a table of several measures needs a filter."""
+    if "measure" not in rows.columns:
+        return "cosine"
+    measures = frames.distinct(rows, "measure")
+    if len(measures) > 1:
+        raise UserError(
+            f"Maps of {' and '.join(measures)} have no common colour scale: choose one measure "
+            "with the figure's `filter`."
+        )
+    return str(measures[0])
+
+
 def _domain(rows: pl.DataFrame, options: Options) -> tuple[float, float]:
     if options.domain:
         low, high = options.domain
         return float(low), float(high)
-    lowest = float(rows[options.metric].min())  # type: ignore[arg-type]
-    return math.floor(lowest * 10 + 1e-9) / 10, 1.0
+    values = rows[options.metric].fill_nan(None).drop_nulls()
+    lowest, highest = float(values.min()), float(values.max())  # type: ignore[arg-type]
+    measure = _measure(rows)
+    if "cosine" in measure:
+        return math.floor(lowest * 10 + 1e-9) / 10, 1.0
+    return (highest, lowest) if measure in DISTANCES else (lowest, highest)
+
+
+def _title(rows: pl.DataFrame, options: Options) -> str:
+    return options.legend_title or f"{MEASURES[_measure(rows)]} to the marked token"
 
 
 def draw(table: pl.DataFrame, options: Options, theme: Theme) -> alt.TopLevelMixin:
@@ -130,12 +165,14 @@ def draw(table: pl.DataFrame, options: Options, theme: Theme) -> alt.TopLevelMix
             pictures.append(
                 Picture(x=LABEL_WIDTH, y=y, width=side, height=height, url=url, tooltip=label)
             )
-            marks.append(
-                {
-                    "x": LABEL_WIDTH + picture["reference_x"] * side,
-                    "y": y + picture["reference_y"] * height,
-                }
-            )
+            # The reference token may be that of another image.
+            if picture.get("reference_image") in (None, image_id):
+                marks.append(
+                    {
+                        "x": LABEL_WIDTH + picture["reference_x"] * side,
+                        "y": y + picture["reference_y"] * height,
+                    }
+                )
             if number == 0:
                 texts.append(Text(x=LABEL_WIDTH + side / 2, y=y - 4, text="image"))
             for start in range(0, len(here), columns):
@@ -171,27 +208,29 @@ def draw(table: pl.DataFrame, options: Options, theme: Theme) -> alt.TopLevelMix
         height=round(y),
         theme=theme,
         formats={options.metric: ".3f"},
-        extra=[*_rings(marks, side), _legend(low, high, options, theme)],
+        extra=[
+            *rings(marks, max(40.0, side * side / 70)),
+            legend(low, high, theme, title=_title(rows, options)),
+        ],
         title=options.title,
     )
 
 
-def _rings(marks: list[dict[str, float]], side: float) -> list[alt.Chart]:
-    """A white ring with a dark rim around the reference token on each image."""
-    base = alt.Chart(alt.InlineData(values=marks)).encode(
+def rings(marks: Sequence[Mapping[str, Any]], size: float) -> list[alt.Chart]:
+    """A white ring with a dark rim around each of ``marks``, ``x`` and ``y`` on the canvas."""
+    base = alt.Chart(alt.InlineData(values=[dict(mark) for mark in marks])).encode(
         x=alt.X(**pixel("x")), y=alt.Y(**pixel("y"))
     )
-    size = max(40.0, side * side / 70)
     return [
         base.mark_point(filled=False, size=size, stroke=stroke, strokeWidth=width, opacity=1)
         for stroke, width in (("#111018", 3.5), ("#ffffff", 1.8))
     ]
 
 
-def _legend(low: float, high: float, options: Options, theme: Theme) -> alt.Chart:
-    """Two invisible points that carry the colour legend."""
-    colours = theme.sequence()
-    stops = np.linspace(low, high, len(colours)).round(6).tolist()
+def legend(low: float, high: float, theme: Theme, *, title: str) -> alt.Chart:
+    """Two invisible points that carry the colour legend; ``low`` is at its first colour."""
+    colours = theme.sequence()[:: 1 if low <= high else -1]
+    stops = np.linspace(min(low, high), max(low, high), len(colours)).round(6).tolist()
     chart: alt.Chart = (
         alt.Chart(alt.InlineData(values=[{"end": low}, {"end": high}]))
         .mark_point(size=0, opacity=0, aria=False)
@@ -202,7 +241,7 @@ def _legend(low: float, high: float, options: Options, theme: Theme) -> alt.Char
                 "end:Q",
                 scale=alt.Scale(domain=stops, range=colours),
                 legend=alt.Legend(
-                    title=options.legend_title,
+                    title=title,
                     orient="bottom",
                     direction="horizontal",
                     gradientLength=220,
@@ -224,9 +263,12 @@ def caption(table: pl.DataFrame, options: Options) -> str:
     images, models = rows["image_id"].n_unique(), rows["model"].n_unique()
     blocks = rows.filter(pl.col("kind") == "map")["position"].n_unique()
     where = frames.conditions(rows)
+    what = MEASURES[_measure(rows)].removesuffix(",")
+    others = rows["image_id"] != rows["reference_image"] if "reference_image" in rows else None
+    ringed = "in the image" if others is None or not others.any() else "in the first image"
     return (
-        f"Similarity of every token to one reference token (ringed in the image) in {blocks} "
-        f"block{'s' * (blocks != 1)}, in network order, for {images} image{'s' * (images != 1)} "
-        f"and {models} model{'s' * (models != 1)}{f' ({where})' if where else ''}. All maps share "
-        "one colour scale."
+        f"{what[0].upper()}{what[1:]} of every token to one reference token (ringed {ringed}) in "
+        f"{blocks} block{'s' * (blocks != 1)}, in network order, for {images} "
+        f"image{'s' * (images != 1)} and {models} model{'s' * (models != 1)}"
+        f"{f' ({where})' if where else ''}. All maps share one colour scale."
     )

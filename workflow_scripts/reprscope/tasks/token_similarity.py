@@ -1,7 +1,8 @@
-"""Similarity of one token of an image to all tokens of the same image.
+"""Similarity of one token to all tokens of the same image, or of several, and the norms of these.
 
 Thesis, figures 4 and 5: a reference token, and the cosine similarity of every token to it, at every
-position of the network.
+position of the network. Figure 19: the token in the corner of one image, compared with all tokens
+of three images (``across: true``). Figure 26: the same on the tokens of a diffusion transformer.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import polars as pl
 
 from reprscope.coordinates import token_index
 from reprscope.errors import UserError
-from reprscope.similarity import cosine
+from reprscope.similarity import MEASURES, centre_of, compare
 from reprscope.tasks import PICTURE
 from reprscope.tasks._pictures import Choice, choose, encoded_png, finite_tokens, frame
 
@@ -34,6 +35,9 @@ _SCHEMA: Final = {
     "row": pl.Int32,
     "col": pl.Int32,
     "similarity": pl.Float64,
+    "norm": pl.Float64,
+    "measure": pl.String,
+    "reference_image": pl.String,
     "reference_row": pl.Int32,
     "reference_col": pl.Int32,
     "reference_x": pl.Float64,
@@ -53,13 +57,23 @@ class Parameters(Choice):
         the top.
     references
         The same for single images, by name; it takes precedence over ``reference``.
+    across
+        Compare the reference token of the first of the images with the tokens of all of them,
+        instead of that of each image with its own tokens.
+    measure
+        How tokens are compared: one of :data:`reprscope.similarity.MEASURES`. The centre of the
+        centred cosine is the mean of the mean tokens of the two images compared.
     """
 
     reference: tuple[float, float] = (0.5, 0.5)
     references: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    across: bool = False
+    measure: str = "cosine"
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.measure not in MEASURES:
+            raise UserError(f"measure is {self.measure!r}; use one of: {', '.join(MEASURES)}.")
         for place in (self.reference, *self.references.values()):
             numbers = all(isinstance(value, int | float) for value in place)
             if len(place) != 2 or not numbers or not all(0 <= value <= 1 for value in place):
@@ -72,7 +86,7 @@ class Parameters(Choice):
 def measure(
     representations: Representations, annotations: Annotations, parameters: Parameters
 ) -> pl.DataFrame:
-    """Compare the reference token of each image with all of its tokens, at every position.
+    """Compare reference tokens with all tokens of the chosen images, at every position.
 
     Parameters
     ----------
@@ -86,9 +100,10 @@ def measure(
     Returns
     -------
     Rows of ``kind`` "map", one for each token: ``image_id``, ``position``, ``row``, ``col``,
-    ``similarity`` (cosine), ``reference_row``, ``reference_col``. Rows of ``kind`` "image", one for
-    each image, at position "image": ``png`` (the picture in the frame of the encoded image).
-    ``reference_x`` and ``reference_y`` in [0, 1] are in both.
+    ``similarity`` (what the ``measure`` gives, for a distance the distance), ``norm`` (L2),
+    ``reference_row``, ``reference_col``. Rows of ``kind`` "image", one for each image, at position
+    "image": ``png`` (the picture in the frame of the encoded image). ``reference_image``,
+    ``reference_x`` and ``reference_y`` in [0, 1] and ``measure`` are in both.
 
     Raises
     ------
@@ -102,41 +117,56 @@ def measure(
                 f"token_similarity: references names '{name}', which is not among the images; "
                 "add it to `images`."
             )
-    frames = []
-    for image in images:
-        x, y = parameters.references.get(image, parameters.reference)
-        png = encoded_png(representations, annotations, image)
-        frames.append(
-            frame(
-                _SCHEMA,
-                image_id=[image],
-                position=PICTURE,
-                kind="image",
-                reference_x=x,
-                reference_y=y,
-                png=png,
-            )
+    sources = dict.fromkeys(images, images[0]) if parameters.across else {i: i for i in images}
+    places = {i: parameters.references.get(i, parameters.reference) for i in images}
+    shared = {
+        image: {
+            "image_id": [image],
+            "measure": parameters.measure,
+            "reference_image": source,
+            "reference_x": places[source][0],
+            "reference_y": places[source][1],
+        }
+        for image, source in sources.items()
+    }
+    frames = [
+        frame(
+            _SCHEMA,
+            position=PICTURE,
+            kind="image",
+            png=encoded_png(representations, annotations, image),
+            **shared[image],
         )
-        pixels = representations.pixels(image)
-        for position in representations.positions:
-            tokens = finite_tokens(representations, position, image, kind="token_similarity")
-            grid = tokens.shape[:2]
-            row, col = token_index(np.array([x, y]) * pixels, pixels, grid)
-            rows, cols = np.indices(grid).reshape(2, -1)
-            flat = tokens.reshape(-1, tokens.shape[-1])
+        for image in images
+    ]
+    for position in representations.positions:
+        maps = {
+            image: finite_tokens(representations, position, image, kind="token_similarity")
+            for image in images
+        }
+        for image, source in sources.items():
+            pixels, tokens = representations.pixels(source), maps[source]
+            row, col = token_index(np.array(places[source]) * pixels, pixels, tokens.shape[:2])
+            own, other = (maps[i].reshape(-1, tokens.shape[-1]) for i in (source, image))
+            values = compare(
+                tokens[row, col][None],
+                other,
+                measure=parameters.measure,
+                centre=centre_of([own, other]),
+            )
+            rows, cols = np.indices(maps[image].shape[:2]).reshape(2, -1)
             frames.append(
                 frame(
                     _SCHEMA,
                     row=rows,
                     col=cols,
-                    image_id=image,
                     position=position,
                     kind="map",
-                    similarity=cosine(tokens[row, col][None], flat)[0],
+                    similarity=values[0],
+                    norm=np.linalg.norm(other, axis=1),
                     reference_row=int(row),
                     reference_col=int(col),
-                    reference_x=x,
-                    reference_y=y,
+                    **shared[image] | {"image_id": image},
                 )
             )
     return pl.concat(frames)

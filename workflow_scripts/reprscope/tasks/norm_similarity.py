@@ -1,0 +1,184 @@
+"""How similar two tokens of different images are, and how long: a histogram over pairs.
+
+Thesis, figure 39: cosine similarity of two tokens against the mean of their norms. The published
+histogram pairs each similarity with the norms of the transposed pair; here they belong together.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+import polars as pl
+
+from reprscope.errors import UserError
+from reprscope.similarity import normalise
+from reprscope.tasks._pictures import frame
+from reprscope.tasks._samples import draw, histogram
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from reprscope.data.canonical import Annotations
+    from reprscope.store import Representations
+
+NEEDS: Final[frozenset[str]] = frozenset()
+STORES: Final = frozenset({"tokens"})
+PROTOCOL: Final[frozenset[str]] = frozenset()
+
+BLOCK: Final = 512
+"""Rows of the similarity matrix that are held at a time."""
+
+_SCHEMA: Final = {
+    "position": pl.String,
+    "similarity": pl.Float64,
+    "similarity_end": pl.Float64,
+    "norm": pl.Float64,
+    "norm_end": pl.Float64,
+    "pairs": pl.Int64,
+    "share": pl.Float64,
+    "images": pl.Int64,
+    "tokens": pl.Int64,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parameters:
+    """Settings of the task.
+
+    Attributes
+    ----------
+    tokens
+        Number of tokens that are drawn at each position, as many of every image; all pairs of them
+        that are of two images are counted.
+    bins
+        Cells of the histogram along each side.
+    seed
+        Seed of the draw.
+    """
+
+    tokens: int = 2000
+    bins: int = 100
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("tokens", "bins"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 2:
+                raise UserError(f"{name} is {value!r}; write a whole number from 2.")
+
+
+def measure(
+    representations: Representations, annotations: Annotations, parameters: Parameters
+) -> pl.DataFrame:
+    """Count pairs of tokens by their similarity and the mean of their norms.
+
+    Parameters
+    ----------
+    representations
+        Features of the images.
+    annotations
+        Not read.
+    parameters
+        How many tokens and cells.
+
+    Returns
+    -------
+    One row for each position and cell that is not empty: ``similarity`` to ``similarity_end``
+    (cosine, cells from -1 to 1), ``norm`` to ``norm_end`` (mean L2 norm of the two tokens, cells
+    from the smallest to the largest norm of a token), ``pairs`` (unordered), ``share`` of all
+    pairs, ``images`` and ``tokens`` that were drawn.
+
+    Raises
+    ------
+    UserError
+        If there are fewer than two images, or a feature is not finite.
+    """
+    images = sorted(representations.image_ids)
+    if len(images) < 2:
+        raise UserError("norm_similarity: one image has no pairs; use a dataset with two or more.")
+    frames = []
+    for position in representations.positions:
+        samples = draw(
+            representations,
+            position,
+            images,
+            number=parameters.tokens,
+            seed=parameters.seed,
+            kind="norm_similarity",
+        )
+        norms = np.concatenate([sample.norms for sample in samples])
+        similarity_edges = np.linspace(-1, 1, parameters.bins + 1)
+        norm_edges = np.linspace(norms.min(), norms.max(), parameters.bins + 1)
+        counts = pair_histogram(
+            np.concatenate([sample.tokens for sample in samples]),
+            norms,
+            np.repeat(np.arange(len(samples)), [len(sample.norms) for sample in samples]),
+            similarity_edges=similarity_edges,
+            norm_edges=norm_edges,
+        )
+        rows, cols = counts.nonzero()
+        frames.append(
+            frame(
+                _SCHEMA,
+                position=position,
+                similarity=similarity_edges[cols],
+                similarity_end=similarity_edges[cols + 1],
+                norm=norm_edges[rows],
+                norm_end=norm_edges[rows + 1],
+                pairs=counts[rows, cols],
+                share=counts[rows, cols] / counts.sum(),
+                images=len(images),
+                tokens=len(norms),
+            )
+        )
+    return pl.concat(frames)
+
+
+def pair_histogram(
+    tokens: NDArray[np.float32],
+    norms: NDArray[np.float64],
+    image: NDArray[np.int64],
+    *,
+    similarity_edges: NDArray[np.float64],
+    norm_edges: NDArray[np.float64],
+) -> NDArray[np.int64]:
+    """Histogram of all unordered pairs of tokens of different images.
+
+    Parameters
+    ----------
+    tokens
+        (n, channels).
+    norms
+        (n,) their norms.
+    image
+        (n,) numbers of their images, ascending.
+    similarity_edges, norm_edges
+        Evenly spaced.
+
+    Returns
+    -------
+    (norms, similarities) counts.
+    """
+    # In float64, so that no pair changes its cell with the order in which products are summed.
+    unit = normalise(tokens).astype(np.float64)
+    counts = np.zeros((len(norm_edges) - 1, len(similarity_edges) - 1), dtype=np.int64)
+    for start in range(0, len(unit), BLOCK):
+        part = slice(start, start + BLOCK)
+        first, second = np.nonzero(image[part, None] < image[None, :])
+        if not len(first):
+            continue
+        similarity = unit[part] @ unit.T
+        counts += histogram(
+            similarity[first, second],
+            (norms[part][first] + norms[second]) / 2,
+            x_edges=similarity_edges,
+            y_edges=norm_edges,
+        )
+    return counts
+
+
+def summarise(measurements: pl.DataFrame, parameters: Parameters) -> pl.DataFrame:
+    """Return the measurements: they are counts over all images."""
+    return measurements

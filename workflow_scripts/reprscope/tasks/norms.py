@@ -1,0 +1,210 @@
+"""Norms of tokens: maps of single images, their mean over all images, and how far tokens stand out.
+
+Thesis, figures 21 and 22: the L2 norm of every token of an image, over timesteps, in which single
+tokens stand out; figure 38: the mean of these maps over all images, in which places stand out.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import polars as pl
+
+from reprscope.errors import UserError
+from reprscope.findings import Findings, where
+from reprscope.metrics import LEVEL, bootstrap_ratio
+from reprscope.seeds import item_seed
+from reprscope.tasks import PICTURE
+from reprscope.tasks._pictures import Choice, choose, encoded_png, finite_tokens, frame
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from reprscope.data.canonical import Annotations
+    from reprscope.store import Representations
+
+NEEDS: Final[frozenset[str]] = frozenset()
+STORES: Final = frozenset({"tokens"})
+PROTOCOL: Final[frozenset[str]] = frozenset()
+
+STATISTICS: Final = ("mean", "deviation", "highest")
+
+_SCHEMA: Final = {
+    "image_id": pl.String,
+    "position": pl.String,
+    "kind": pl.String,
+    "row": pl.Int32,
+    "col": pl.Int32,
+    "norm": pl.Float64,
+    "images": pl.Int64,
+    "statistic": pl.String,
+    "value": pl.Float64,
+    "low": pl.Float64,
+    "high": pl.Float64,
+    "png": pl.Binary,
+}
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parameters(Choice):
+    """Settings of the task, beside the choice of images whose own maps are kept.
+
+    Attributes
+    ----------
+    bootstrap, seed
+        Number of resamples of the images for the 95 % intervals, and their seed.
+    """
+
+    bootstrap: int = 1000
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not isinstance(self.bootstrap, int) or self.bootstrap < 1:
+            raise UserError(f"bootstrap is {self.bootstrap!r}; write a whole number from 1.")
+
+
+def measure(
+    representations: Representations, annotations: Annotations, parameters: Parameters
+) -> pl.DataFrame:
+    """Norms of the tokens of all images at every position.
+
+    Parameters
+    ----------
+    representations
+        Features of the images.
+    annotations
+        The images themselves.
+    parameters
+        Whose maps are kept.
+
+    Returns
+    -------
+    Rows of four kinds. "image": ``png`` of each chosen image, at position "image". "map": ``norm``
+    (L2) of every token of the chosen images, at ``row`` and ``col``. "mean": the mean ``norm`` over
+    all ``images``, without ``image_id``; where grids differ between images there is none.
+    "statistics": three values for every image and position, told apart by ``statistic``: "mean" of
+    its norms, "deviation" (standard deviation of its norms as a multiple of their mean) and
+    "highest" (largest of its norms as a multiple of their mean).
+
+    Raises
+    ------
+    UserError
+        If a chosen image has no features, or a feature is not finite.
+    """
+    chosen = choose(representations, annotations, parameters, kind="norms")
+    images = sorted(representations.image_ids)
+    frames = []
+    for image in chosen:
+        png = encoded_png(representations, annotations, image)
+        frames.append(frame(_SCHEMA, image_id=[image], position=PICTURE, kind="image", png=png))
+    for position in representations.positions:
+        maps = {image: _norms(representations, position, image) for image in images}
+        frames += [_map(position, maps[image], kind="map", image_id=image) for image in chosen]
+        if len({one.shape for one in maps.values()}) == 1:
+            mean = np.mean(list(maps.values()), axis=0)
+            frames.append(_map(position, mean, kind="mean", images=len(images)))
+        else:
+            log.warning("grids differ between images at %s: no mean map", position)
+        values = [statistics(one) for one in maps.values()]
+        frames.append(
+            frame(
+                _SCHEMA,
+                image_id=np.repeat(images, len(STATISTICS)),
+                position=position,
+                kind="statistics",
+                statistic=STATISTICS * len(images),
+                value=np.ravel(values),
+            )
+        )
+    return pl.concat(frames)
+
+
+def _norms(representations: Representations, position: str, image: str) -> NDArray[np.float64]:
+    tokens = finite_tokens(representations, position, image, kind="norms")
+    lengths: NDArray[np.float64] = np.linalg.norm(tokens, axis=-1).astype(np.float64)
+    return lengths
+
+
+def _map(position: str, norms: NDArray[np.float64], **further: Any) -> pl.DataFrame:
+    rows, cols = np.indices(norms.shape).reshape(2, -1)
+    return frame(_SCHEMA, row=rows, col=cols, norm=norms.ravel(), position=position, **further)
+
+
+def statistics(norms: NDArray[np.float64]) -> tuple[float, float, float]:
+    """Mean of the norms of one map, their deviation and the highest as multiples of it.
+
+    The multiples are NaN for a map of zeros.
+    """
+    mean = float(norms.mean())
+    scale = mean or np.nan
+    return mean, float(norms.std() / scale), float(norms.max() / scale)
+
+
+def summarise(measurements: pl.DataFrame, parameters: Parameters) -> pl.DataFrame:
+    """Mean of each statistic over images, with an interval; maps and pictures are kept as they are.
+
+    Parameters
+    ----------
+    measurements
+        What :func:`measure` returns.
+    parameters
+        Number and seed of the resamples.
+
+    Returns
+    -------
+    The same columns. Rows of kind "statistics" are one for each position and statistic: ``value``,
+    ``low`` and ``high`` (95 % interval from resampled images), ``images``.
+    """
+    frames = [measurements.filter(pl.col("kind") != "statistics")]
+    values = measurements.filter(pl.col("kind") == "statistics").with_columns(
+        pl.col("value").fill_nan(None)
+    )
+    for (position,), part in values.group_by(["position"], maintain_order=True):
+        table = part.pivot(on="statistic", index="image_id", values="value").sort("image_id")
+        whole = table.select(STATISTICS).drop_nulls().to_numpy()
+        if not len(whole):
+            continue
+        resampled = bootstrap_ratio(
+            whole,
+            np.ones(len(whole)),
+            replicates=parameters.bootstrap,
+            # The same resamples everywhere, so that layers can be compared.
+            rng=np.random.default_rng(item_seed(parameters.seed, "images")),
+        )
+        low, high = np.quantile(resampled, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
+        frames.append(
+            frame(
+                _SCHEMA,
+                position=position,
+                kind="statistics",
+                statistic=STATISTICS,
+                value=whole.mean(axis=0),
+                low=low,
+                high=high,
+                images=len(whole),
+            )
+        )
+    return pl.concat(frames)
+
+
+def findings(table: pl.DataFrame) -> Findings:
+    """Where single tokens stand out most by their norm, for every model and condition."""
+    keys = [name for name in ("task", "dataset", "model", "protocol", "seed") if name in table]
+    highest = table.filter(pl.col("statistic") == "highest").drop("png")
+    most = highest.sort("value", descending=True, maintain_order=True).unique(
+        keys, keep="first", maintain_order=True
+    )
+    sentences = [
+        f"{row['model']}: single tokens stand out most in "
+        f"{where(row['position'], row['timestep'])}, where the highest norm of a map is "
+        f"{row['value']:.1f} times [{row['low']:.1f}, {row['high']:.1f}] its mean, on average over "
+        f"{row['images']} images."
+        for row in most.iter_rows(named=True)
+    ]
+    return Findings(sentences, most)
