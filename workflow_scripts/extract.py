@@ -46,7 +46,11 @@ def main(
         )
         rows = Annotations(dataset).images().to_dicts()
         origin = provenance.origin(
-            model=model, device=device, precision=str(dtype), positions=settings["positions"]
+            model=model,
+            device=device,
+            precision=str(dtype),
+            positions=settings["positions"],
+            latents=source.origin,
         )
         scale, shift = scaling(vae.parent / "snapshot")
         with (

@@ -185,6 +185,11 @@ class TaskEntry:
     kind: str
     parameters: Any
 
+    @property
+    def files(self) -> Sequence[str]:
+        """Local files that the parameters name; what they hold is part of what is measured."""
+        return cast(Sequence[str], getattr(self.parameters, "files", ()))
+
 
 @dataclass(frozen=True, kw_only=True)
 class FigureEntry:
@@ -521,6 +526,9 @@ def _check_experiment(study: Study, experiment: Experiment) -> None:
                 f"{where}: tasks {experiment.tasks[0]} and {task} are of two kinds, {kind} and "
                 f"{study.tasks[task].kind}: make an experiment of each."
             )
+        for path in study.tasks[task].files:
+            if not Path(path).is_file():
+                raise UserError(f"tasks.{task}: there is no file {path}: correct its path.")
         for companion in study.companions(task).values():
             _check_companion(study, experiment, task, companion)
     for name in experiment.datasets:

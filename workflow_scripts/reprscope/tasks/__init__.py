@@ -33,7 +33,11 @@ class Task(Protocol):
     """What a task module provides."""
 
     Parameters: type[Any]
-    """Frozen dataclass of the task's settings; raises UserError for values it cannot use."""
+    """Frozen dataclass of the task's settings; raises UserError for values it cannot use.
+
+    With an attribute ``files``, paths of local files that it names, a measurement is made anew when
+    one of them changes.
+    """
     NEEDS: frozenset[str]
     """Annotations that the dataset must have, for instance ``{"labels"}``."""
     STORES: frozenset[str]
