@@ -1,18 +1,21 @@
 import io
+from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
-from reprscope import anomalies
+from reprscope import anomalies, specs
 from reprscope.anomalies import Detection
 from reprscope.coordinates import Affine
 from reprscope.errors import UserError
 from reprscope.metrics import ratios
 from reprscope.provenance import file_digest
 from reprscope.store import Representations, writer
+from reprscope.study import parse, read
 from reprscope.tasks import anomalies as task
 from unit.fakes import FakeAnnotations, FakeRepresentations
 
+ROOT = Path(__file__).parents[2]
 NAMES = ("c", "a", "b", "d")
 
 
@@ -279,6 +282,24 @@ def test_the_digest_of_a_file_follows_its_bytes(tmp_path):
     assert file_digest(path) != first
     path.write_text("a")
     assert file_digest(path) == first
+
+
+def test_a_measurement_follows_what_its_label_file_holds(tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    path = tmp_path / "labels.csv"
+    config = read(ROOT / "tests/small.yaml")
+    config["tasks"]["norms"] = {"kind": "anomalies", "detect": "up[1]", "labels": str(path)}
+    config["experiments"] = [
+        config["experiments"][1] | {"tasks": ["norms"], "figures": [], "timesteps": [50]}
+    ]
+    with pytest.raises(UserError, match=r"tasks\.norms: there is no file .*labels\.csv"):
+        parse(config)
+    wildcards = {"task": "norms", "dataset": "creatures", "protocol": "standard"}
+    made = []
+    for text in ("a", "b", "a"):
+        path.write_text(text)
+        made.append(specs.evaluate(parse(config), wildcards))
+    assert made[0] == made[2] != made[1]
 
 
 # --- the task -----------------------------------------------------------------------------------
