@@ -370,7 +370,7 @@ def test_the_published_form_learns_the_plane():
     )
     table = task.summarise(task.measure(features, annotations, parameters), parameters)
     row = table.filter(position=LAYER, region="all", split="test").row(0, named=True)
-    assert row["rmse"] < 0.2 * row["mean_rmse"]
+    assert row["rmse"] < 0.3 * row["mean_rmse"]
     assert row["strength"] is None
 
 

@@ -288,7 +288,7 @@ def _fit_ridge(
                 if grid not in grids:
                     counted = place.gather(valid, grid)
                     mean = place.gather(truth, grid) / np.maximum(counted, 1)
-                    share = counted / np.maximum(place.gather(np.ones(valid.shape), grid), 1)
+                    share = counted / np.maximum(place.gather(place.shown, grid), 1)
                     grids[grid] = (mean.ravel(), share.ravel())
                 flat = tokens.reshape(-1, tokens.shape[-1])
                 if part not in of_position:

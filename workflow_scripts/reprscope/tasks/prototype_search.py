@@ -294,11 +294,12 @@ def findings(table: pl.DataFrame) -> Findings:
         tried = chosen.filter(pl.col("split") != "test").sort(
             "value", descending=True, maintain_order=True
         )
-        wanted = of_model.filter(pl.col("split") == "test")["tokens"].max()
+        test = of_model.filter(pl.col("split") == "test")
+        wanted = max(test["tokens"].to_list(), default=0)
         if not row["patches"] or not wanted or tried.is_empty():
             sentences.append(
                 f"Nothing can be said of a search in {searched}: the prototype has "
-                f"{row['patches']} anomalous patches, and {wanted or 0} anomalous tokens are to be "
+                f"{row['patches']} anomalous patches, and {wanted} anomalous tokens are to be "
                 "found."
             )
             continue
