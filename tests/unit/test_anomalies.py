@@ -302,6 +302,19 @@ def test_a_measurement_follows_what_its_label_file_holds(tmp_path, monkeypatch):
     assert made[0] == made[2] != made[1]
 
 
+def test_positions_that_are_compared_come_from_one_hook_set(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    config = read(ROOT / "tests/small.yaml")
+    config["hooksets"]["layers"] = {"positions": ["mid", "up[*]", "up[1] res[*]"]}
+    config["tasks"]["norms"] = {"kind": "anomalies"}
+    experiment = config["experiments"][1] | {"figures": [], "tasks": ["norms"]}
+    found = []
+    for positions in (["mid"], ["mid", "up[1] res[2]"], ["up[1] res[2]"]):
+        study = parse(config | {"experiments": [experiment | {"positions": positions}]})
+        found.append(study.hooksets_of(next(iter(study.experiments.values())), "nano-sd"))
+    assert found == [["blocks"], ["layers"], ["layers"]]
+
+
 # --- the task -----------------------------------------------------------------------------------
 
 PLANTED = [("a", 7, 5, 4.0), ("a", 0, 3, 4.0), ("d", 2, 2, 3.0)]

@@ -283,19 +283,27 @@ class Study:
     def hooksets_of(self, experiment: Experiment, model: str) -> list[str]:
         """Hook sets that hold an experiment's positions: for each, the first that has it.
 
+        For a task that looks at positions side by side, the first set that holds all of them.
+
         Raises
         ------
         UserError
             If a position is in no set that stores what the task can use.
         """
-        accepted = tasks.load(self.kind(experiment)).STORES
+        task = tasks.load(self.kind(experiment))
+        accepted = task.STORES
         usable = {
             name: set(hookset.resolve(self.models[model]))
             for name, hookset in self.hooksets.items()
             if hookset.store in accepted
         }
+        positions = self.positions(experiment, model)
+        if getattr(task, "TOGETHER", False):
+            whole = [name for name, held in usable.items() if held.issuperset(positions)]
+            if whole:
+                return whole[:1]
         chosen: dict[str, None] = {}
-        for position in self.positions(experiment, model):
+        for position in positions:
             holder = next((name for name, held in usable.items() if position in held), None)
             if holder is None:
                 raise UserError(
