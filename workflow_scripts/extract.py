@@ -57,7 +57,11 @@ def main(
             prompt, settings["template"], Annotations(dataset).images().to_dicts()
         )
         origin = provenance.origin(
-            model=model, device=device, precision=str(dtype), positions=settings["positions"]
+            model=model,
+            device=device,
+            precision=str(dtype),
+            positions=settings["positions"],
+            latents=source.origin,
         )
         scale, shift = scaling(vae.parent / "snapshot")
         size = BatchSize(place)

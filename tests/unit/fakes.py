@@ -16,6 +16,7 @@ class FakeRepresentations:
     sizes: dict[str, tuple[int, int]] = field(default_factory=dict)
     transforms: dict[str, Affine] = field(default_factory=dict)
     reads: list[tuple[str, str]] = field(default_factory=list)
+    origin: str = "0123456789abcdef"
 
     @property
     def positions(self) -> list[str]:
@@ -61,6 +62,7 @@ class FakeAnnotations:
     pair_frame: pl.DataFrame | None = None
     pictures: dict[str, np.ndarray] = field(default_factory=dict)
     keypoint_frame: pl.DataFrame | None = None
+    depths: dict[str, np.ndarray] = field(default_factory=dict)
 
     def images(self) -> pl.DataFrame:
         return self.image_frame
@@ -75,6 +77,9 @@ class FakeAnnotations:
 
     def image(self, image_id: str) -> np.ndarray:
         return self.pictures[image_id]
+
+    def depth(self, image_id: str) -> np.ndarray:
+        return self.depths[image_id]
 
 
 def pair(pair_id: str, source: str, target: str, **changes: Any) -> dict[str, Any]:

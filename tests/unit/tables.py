@@ -264,3 +264,21 @@ def glance() -> pl.DataFrame:
             )
         )
     return pl.concat(frames)
+
+
+def search() -> pl.DataFrame:
+    rng = np.random.default_rng(6)
+    rows = []
+    for model in MODELS:
+        for split in ("validation", "test"):
+            for step in range(15):
+                for score in ("precision", "recall", "F1"):
+                    value = float(rng.uniform(0.1, 0.9))
+                    rows.append(
+                        keys(model, 50, "up_blocks.1.resnets.2")
+                        | {"split": split, "threshold": round(0.7 + 0.02 * step, 2)}
+                        | {"score": score, "value": value}
+                        | {"low": value - 0.05, "high": value + 0.05, "chosen": step == 7}
+                        | {"images": 72, "tokens": 31, "patches": 19}
+                    )
+    return pl.DataFrame(rows)

@@ -31,6 +31,7 @@ KINDS = {
     "block_bars": tables.probe,
     "block_table": tables.probe,
     "gains": tables.gains,
+    "lines_by_threshold": tables.search,
     "lines_by_timestep": tables.correspondence,
     "offset_maps": tables.offsets,
     "histograms": tables.histograms,

@@ -15,7 +15,7 @@ from typing import Any
 
 from reprscope import paths, tasks, words
 from reprscope.models.denoiser import family
-from reprscope.provenance import canonical_json, code_digest, digest
+from reprscope.provenance import canonical_json, code_digest, digest, file_digest
 from reprscope.study import Measurement, ModelEntry, Study
 
 SCRIPTS = Path(__file__).parents[1]
@@ -130,6 +130,7 @@ def evaluate(study: Study, wildcards: Wildcards) -> str:
             "code": _code("evaluate.py", f"reprscope.tasks.{task.kind}"),
             "kind": task.kind,
             "parameters": asdict(task.parameters),
+            "files": {path: file_digest(Path(path)) for path in task.files},
             "protocol": {part: getattr(protocol, part) for part in tasks.load(task.kind).PROTOCOL},
             # How many of the files that follow the task's own are of each companion.
             "companions": {

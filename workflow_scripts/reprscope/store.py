@@ -32,9 +32,12 @@ from numpy.typing import DTypeLike, NDArray
 from reprscope.coordinates import Affine
 from reprscope.errors import UserError
 from reprscope.files import atomic
+from reprscope.provenance import digest
 
 Form = Literal["tokens", "mean"]
 FLOAT16_MAX = 65504.0
+_COMPUTE = ("diffusers", "torch", "transformers")
+_STORAGE = ("code", "positions", "shard", "store")
 MARGIN = 1 << 18
 """Bytes that HDF5 may need beside the tables themselves, for indices and on closing."""
 
@@ -254,6 +257,19 @@ class Representations:
     def provenance(self) -> dict[str, Any]:
         """Provenance of the first shard."""
         return dict(json.loads(str(self._files[0].attrs["provenance"])))
+
+    @property
+    def origin(self) -> str:
+        """Digest of what the values depend on, equal for all shards and hook sets.
+
+        The settings of the stage, the model, the device and the libraries that computed them, and
+        for representations the same of the latents; not the code, nor what was stored of it.
+        """
+        made = json.loads(str(self._files[0].attrs["spec"])) | self.provenance
+        versions = made.get("versions", {})
+        made["versions"] = {name: versions.get(name) for name in _COMPUTE}
+        made["device"] = str(made.get("device")).partition(":")[0]
+        return digest({key: made[key] for key in made if key not in _STORAGE})
 
     def tokens(self, position: str, image_id: str) -> NDArray[np.float32]:
         """Token grid of one image, (h, w, channels), float32."""

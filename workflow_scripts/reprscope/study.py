@@ -185,6 +185,11 @@ class TaskEntry:
     kind: str
     parameters: Any
 
+    @property
+    def files(self) -> Sequence[str]:
+        """Local files that the parameters name; what they hold is part of what is measured."""
+        return cast(Sequence[str], getattr(self.parameters, "files", ()))
+
 
 @dataclass(frozen=True, kw_only=True)
 class FigureEntry:
@@ -297,19 +302,27 @@ class Study:
     def hooksets_of(self, experiment: Experiment, model: str) -> list[str]:
         """Hook sets that hold an experiment's positions: for each, the first that has it.
 
+        For a task that looks at positions side by side, the first set that holds all of them.
+
         Raises
         ------
         UserError
             If a position is in no set that stores what the task can use.
         """
-        accepted = tasks.load(self.kind(experiment)).STORES
+        task = tasks.load(self.kind(experiment))
+        accepted = task.STORES
         usable = {
             name: set(hookset.resolve(self.models[model]))
             for name, hookset in self.hooksets.items()
             if hookset.store in accepted
         }
+        positions = self.positions(experiment, model)
+        if getattr(task, "TOGETHER", False):
+            whole = [name for name, held in usable.items() if held.issuperset(positions)]
+            if whole:
+                return whole[:1]
         chosen: dict[str, None] = {}
-        for position in self.positions(experiment, model):
+        for position in positions:
             holder = next((name for name, held in usable.items() if position in held), None)
             if holder is None:
                 raise UserError(
@@ -550,6 +563,9 @@ def _check_experiment(study: Study, experiment: Experiment) -> None:
                 f"{where}: tasks {experiment.tasks[0]} and {task} are of two kinds, {kind} and "
                 f"{study.tasks[task].kind}: make an experiment of each."
             )
+        for path in study.tasks[task].files:
+            if not Path(path).is_file():
+                raise UserError(f"tasks.{task}: there is no file {path}: correct its path.")
         for companion in study.companions(task).values():
             _check_companion(study, experiment, task, companion)
     for name in experiment.datasets:

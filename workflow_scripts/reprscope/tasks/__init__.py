@@ -33,7 +33,11 @@ class Task(Protocol):
     """What a task module provides."""
 
     Parameters: type[Any]
-    """Frozen dataclass of the task's settings; raises UserError for values it cannot use."""
+    """Frozen dataclass of the task's settings; raises UserError for values it cannot use.
+
+    With an attribute ``files``, paths of local files that it names, a measurement is made anew when
+    one of them changes.
+    """
     NEEDS: frozenset[str]
     """Annotations that the dataset must have, for instance ``{"labels"}``."""
     STORES: frozenset[str]
@@ -56,8 +60,9 @@ class Task(Protocol):
         companions, ``companions``, their representations by name.
         """
 
-    # Optional: ``companions(parameters)``, see :func:`companions`; ``findings(table)``, see
-    # :mod:`reprscope.findings`.
+    # Optional: ``TOGETHER``, true if it compares positions, which then are read from one hook set
+    # if there is one with all of them; ``companions(parameters)``, see :func:`companions`;
+    # ``findings(table)``, see :mod:`reprscope.findings`.
 
     def summarise(self, measurements: pl.DataFrame, parameters: Any, /) -> pl.DataFrame:
         """Aggregate measurements, with intervals, keeping the column ``position``."""

@@ -1,0 +1,243 @@
+import io
+from types import SimpleNamespace
+
+import numpy as np
+import polars as pl
+import pytest
+from reprscope.errors import UserError
+from reprscope.figures import lines_by_threshold as figure
+from reprscope.figures.theme import Theme
+from reprscope.tasks import companions
+from reprscope.tasks import prototype_search as task
+from unit.fakes import FakeAnnotations, FakeRepresentations
+
+CHANNELS = 32
+DIRECTION = np.zeros(CHANNELS)
+DIRECTION[3] = 1.0
+THIN = "up_blocks.1.resnets.2"
+DOUBLE = "up_blocks.1.upsamplers.0"
+
+
+def made(names, *, seed: int, planted, noise: float = 1.0) -> FakeRepresentations:
+    """Gaussian maps; ``planted`` are (image, row, col) on the 8 x 6 grid, in one direction."""
+    rng = np.random.default_rng(seed)
+    grids = {
+        THIN: {name: rng.normal(size=(8, 6, CHANNELS)) for name in names},
+        DOUBLE: {name: rng.normal(size=(16, 12, CHANNELS)) for name in names},
+    }
+    for name, row, col in planted:
+        grids[THIN][name][row, col] = 30 * DIRECTION + noise * rng.normal(size=CHANNELS)
+        for place in np.ndindex(2, 2):
+            token = 30 * DIRECTION + noise * rng.normal(size=CHANNELS)
+            grids[DOUBLE][name][2 * row + place[0], 2 * col + place[1]] = token
+    return FakeRepresentations(grids)
+
+
+def images(**splits: str) -> FakeAnnotations:
+    return FakeAnnotations(pl.DataFrame({"image_id": list(splits), "split": list(splits.values())}))
+
+
+SPLITS = {
+    "a": "train", "b": "train", "c": "validation", "d": "test", "e": "test", "f": "test"
+}  # fmt: skip
+PLANTED = [("a", 1, 1), ("b", 3, 4), ("c", 0, 0), ("d", 7, 5), ("d", 2, 2), ("e", 4, 0)]
+
+
+def searched(**settings):
+    source = made(list(SPLITS), seed=0, planted=PLANTED)
+    parameters = task.Parameters(bootstrap=50, **settings)
+    return source, task.measure(source, images(**SPLITS), parameters), parameters
+
+
+def test_tokens_like_the_prototype_are_found_and_no_others():
+    _, found, parameters = searched()
+    assert sorted(found["image_id"].unique()) == ["c", "d", "e", "f"]
+    assert found["patches"].unique().to_list() == [2]
+    table = task.summarise(found, parameters)
+    right = table.filter(position=THIN, split="test", threshold=0.8)
+    assert dict(right.select("score", "value").rows()) == {"precision": 1, "recall": 1, "F1": 1}
+    assert right["tokens"].unique().to_list() == [3]
+    # Behind the upsampler each patch is 2 x 2 tokens.
+    assert table.filter(position=DOUBLE, split="test")["tokens"].unique().to_list() == [12]
+    assert table.filter(position=DOUBLE, split="test", threshold=0.8)["value"].to_list() == [1] * 3
+
+
+def test_counts_equal_a_loop_over_tokens():
+    source, found, _ = searched(thresholds=(0.1, 0.9, 0.985))
+    model = np.mean([source.grids[THIN][n][r, c] for n, r, c in PLANTED[:2]], axis=0)
+    for row in found.filter(position=THIN).iter_rows(named=True):
+        counts = dict.fromkeys(task.COUNTS, 0)
+        for place in np.ndindex(8, 6):
+            token = source.grids[THIN][row["image_id"]][place]
+            similar = token @ model / np.linalg.norm(token) / np.linalg.norm(model)
+            hit, actual = similar >= row["threshold"], (row["image_id"], *place) in PLANTED
+            if hit or actual:
+                right = "true" if hit and actual else "false"
+                counts[f"{right}_{'positives' if hit else 'negatives'}"] += 1
+        assert {name: row[name] for name in counts} == counts
+    assert found.filter(threshold=0.1)["false_positives"].sum() > 0
+    assert found.filter(threshold=0.985)["false_negatives"].sum() > 0
+
+
+def test_scores_are_shares_of_all_tokens_and_the_threshold_is_chosen_on_validation():
+    # Position, image, split, patches, threshold, true and false positives, false negatives.
+    rows = [
+        ("mid_block", "v", "validation", 4, 0.7, 4, 4, 0),
+        ("mid_block", "v", "validation", 4, 0.8, 3, 0, 1),
+        ("mid_block", "t", "test", 4, 0.7, 5, 1, 0),
+        ("mid_block", "t", "test", 4, 0.8, 1, 1, 4),
+        ("mid_block", "u", "test", 4, 0.7, 0, 3, 1),
+        ("mid_block", "u", "test", 4, 0.8, 0, 0, 1),
+    ]
+    frame = pl.DataFrame(rows, task._SCHEMA, orient="row")
+    table = task.summarise(frame, task.Parameters(bootstrap=20, thresholds=(0.7, 0.8)))
+    test = {(r["threshold"], r["score"]): r for r in table.filter(split="test").to_dicts()}
+    assert test[0.7, "precision"]["value"] == pytest.approx(5 / 9)
+    assert test[0.7, "recall"]["value"] == pytest.approx(5 / 6)
+    assert test[0.7, "F1"]["value"] == pytest.approx(2 * 5 / (2 * 5 + 4 + 1))
+    assert test[0.8, "recall"]["value"] == pytest.approx(1 / 6)
+    # 0.7 is better on test images, 0.8 on validation images.
+    assert {key[0] for key, row in test.items() if row["chosen"]} == {0.8}
+    assert {row["tokens"] for row in test.values()} == {6}
+    said = task.findings(keyed(table))
+    assert "The mean of 4 anomalous patches, at a cosine from 0.8 on" in said.sentences[0]
+    assert "precision 50.0 %" in said.sentences[0]
+    assert said.table["threshold"].unique().to_list() == [0.8]
+
+
+def keyed(table: pl.DataFrame, model: str = "toy") -> pl.DataFrame:
+    keys = {"task": "t", "dataset": "d", "view": "identity", "model": model, "resolution": 64}
+    keys |= {"prompt": "empty", "timestep": 50, "seed": 0, "protocol": "standard"}
+    return table.select(*(pl.lit(v).alias(k) for k, v in keys.items()), pl.all())
+
+
+def test_another_dataset_makes_the_prototype_and_all_splits_are_searched():
+    source = made(list(SPLITS), seed=0, planted=PLANTED)
+    other = made(["x", "y"], seed=1, planted=[("y", 5, 5)])
+    parameters = task.Parameters(bootstrap=20, prototype={"dataset": "others", "resolution": 64})
+    assert companions("prototype_search", parameters) == {
+        "prototype": {"dataset": "others", "resolution": 64}
+    }
+    assert companions("prototype_search", task.Parameters()) == {}
+    found = task.measure(source, images(**SPLITS), parameters, companions={"prototype": other})
+    assert sorted(found["image_id"].unique()) == sorted(SPLITS)
+    assert found["patches"].unique().to_list() == [1]
+    table = task.summarise(found, parameters).filter(position=THIN, threshold=0.8)
+    assert table["value"].to_list() == [1.0] * 9
+    assert table["split"].unique(maintain_order=True).to_list() == ["train", "validation", "test"]
+    # The threshold is chosen on training images where there are no others.
+    none = found.filter(pl.col("split") != "validation")
+    assert task.summarise(none, parameters)["chosen"].any()
+    assert not task.summarise(found.filter(split="test"), parameters)["chosen"].any()
+
+
+def test_labels_of_either_dataset_are_files_of_the_task(tmp_path):
+    paths = [str(tmp_path / name) for name in ("a.csv", "b.csv")]
+    for path, name in zip(paths, ("d", "x"), strict=True):
+        pl.DataFrame(
+            {"image_id": name, "x": 2, "y": 3, "grid": "6x8", "provenance": "0123456789abcdef"}
+        ).write_csv(path)
+    parameters = task.Parameters(
+        bootstrap=20,
+        prototype={"dataset": "others", "resolution": 64},
+        labels=paths[0],
+        prototype_labels=paths[1],
+    )
+    assert parameters.files == paths
+    source, other = (made(n, seed=2, planted=[]) for n in (list(SPLITS), ["x"]))
+    found = task.measure(source, images(**SPLITS), parameters, companions={"prototype": other})
+    assert found["patches"].unique().to_list() == [1]
+    wanted = found.filter(position=THIN, threshold=0.98).filter(pl.col("false_negatives") > 0)
+    assert wanted["image_id"].to_list() == ["d"]
+    for settings in ({"prototype_labels": paths[1]}, {"prototype": {"resolution": 64}}):
+        with pytest.raises(UserError, match="prototype has no dataset"):
+            task.Parameters(**settings)
+
+
+def test_without_anomalies_nothing_is_found_and_the_report_says_so():
+    source = made(list(SPLITS), seed=0, planted=[])
+    parameters = task.Parameters(bootstrap=20)
+    found = task.measure(source, images(**SPLITS), parameters)
+    assert found.select(task.COUNTS).sum().row(0) == (0, 0, 0)
+    table = keyed(task.summarise(found, parameters))
+    assert table["value"].null_count() == len(table)
+    assert (
+        "the prototype has 0 anomalous patches, and 0 anomalous"
+        in task.findings(table).sentences[0]
+    )
+    chart = figure.draw(table.filter(position=THIN), figure.Options(), Theme())
+    assert figure.NOTHING in str(chart.to_dict())
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"thresholds": ()}, "thresholds"),
+        ({"thresholds": (0.7, 0.7)}, "thresholds"),
+        ({"thresholds": (1.2,)}, "thresholds"),
+        ({"bootstrap": 0}, "bootstrap"),
+    ],
+)
+def test_unusable_settings_are_named(settings, words):
+    with pytest.raises(UserError, match=words):
+        task.Parameters(**settings)
+
+
+def test_a_dataset_without_training_images_needs_another():
+    source = made(["d", "e"], seed=0, planted=[])
+    with pytest.raises(UserError, match="no training images"):
+        task.measure(source, images(d="test", e="test"), task.Parameters())
+
+
+def test_reruns_give_the_same_bytes():
+    def written(frame: pl.DataFrame) -> bytes:
+        buffer = io.BytesIO()
+        frame.write_parquet(buffer)
+        return buffer.getvalue()
+
+    (_, first, parameters), (_, second, _) = searched(), searched()
+    assert written(first) == written(second)
+    tables = [task.summarise(found, parameters) for found in (first, second)]
+    assert written(tables[0]) == written(tables[1])
+
+
+# --- the figure ---------------------------------------------------------------------------------
+
+
+def drawn(**options):
+    _, found, parameters = searched()
+    table = pl.concat([keyed(task.summarise(found, parameters), model) for model in "pq"])
+    settings = figure.Options(filter={"position": THIN} | options.pop("filter", {}), **options)
+    return SimpleNamespace(
+        spec=figure.draw(table, settings, Theme()).to_dict(),
+        caption=figure.caption(table, settings),
+        table=table,
+    )
+
+
+def test_lines_hold_the_test_scores_and_the_rule_the_chosen_threshold():
+    result = drawn()
+    panels = result.spec["vconcat"][0]["hconcat"]
+    assert [panel["title"]["text"] for panel in panels] == ["p", "q"]
+    values = [result.spec["datasets"][layer["data"]["name"]] for layer in panels[0]["layer"]]
+    points = values[2]
+    expected = result.table.filter(model="p", position=THIN, split="test")
+    assert [(p["score"], p["threshold"], p["value"]) for p in points] == expected.select(
+        "score", "threshold", "value"
+    ).rows()
+    assert values[1] == [{"threshold": expected.filter("chosen")["threshold"][0]}]
+    places = [end["at"] for end in values[-1]]
+    assert np.diff(places).min() >= 13 / 200 - 1e-9
+    assert 0 < min(places) <= max(places) < 1
+
+
+def test_the_caption_says_what_there_was_to_find():
+    text = drawn().caption
+    assert "test split" in text
+    assert "p, up[1] res[2]: 3 anomalous tokens in 3 images, prototype of 2 patches" in text
+    assert "dashed at the chosen threshold 0." in text
+
+
+def test_several_positions_on_one_line_are_an_error():
+    with pytest.raises(UserError, match="position"):
+        drawn(filter={"position": [THIN, DOUBLE]})

@@ -1,0 +1,460 @@
+"""Depth from single tokens by a linear map, by region of the image.
+
+Thesis, figure 25, after Chen et al. 2023 ("Beyond surface statistics"): at every layer one linear
+map from a token to its depth.
+
+``ridge``
+    The default: the map of least squared error between tokens and the mean depth of their pixels,
+    each token by the share of its pixels that have a depth, with the strength of the regulariser
+    that is best on validation images (or on a fifth of the training images, drawn by name, if there
+    are none). It is the same whatever the optimiser, and takes seconds.
+``published``
+    AdamW on the Huber loss of maps that are upsampled to the depth map, from random weights. At the
+    published 10,000 steps of 64 images a layer takes an hour at 640 x 480 px, and no fewer steps
+    give its numbers.
+
+Either is scored by the root of the mean squared error on the full depth map, against predictions
+upsampled to it bilinearly: over all pixels, those of corner tokens, of border tokens (without the
+corners) and of anomalous patches (:mod:`reprscope.anomalies`). Each region is measured where it is:
+a token's pixels are those that it covers through the view. The published code takes token indices
+for pixels, so that its curve of anomalies is that of the upper left corner of the image. Pixels
+that have no depth, or that the view does not show, count nowhere.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+import numpy as np
+import polars as pl
+
+from reprscope.anomalies import Detection, covered, find
+from reprscope.depth import STRENGTHS, Frame, Moments, huber, ridge
+from reprscope.errors import UserError
+from reprscope.figures.labels import block_label
+from reprscope.findings import CONDITION, Findings
+from reprscope.metrics import ratios
+from reprscope.models.positions import spell
+from reprscope.seeds import item_seed
+from reprscope.tasks._pictures import finite_tokens, frame
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from reprscope.data.canonical import Annotations
+    from reprscope.store import Representations
+
+    Float = NDArray[np.float64]
+    Fit = tuple[Float, float]
+    """Weights (channels,) and bias."""
+
+NEEDS: Final = frozenset({"depth"})
+STORES: Final = frozenset({"tokens"})
+PROTOCOL: Final[frozenset[str]] = frozenset()
+TOGETHER: Final = True
+"""Where patches are found decides what is measured elsewhere: positions share one hook set."""
+
+REGIONS: Final = ("all", "corner", "border", "anomalous")
+SCORED: Final = ("validation", "test")
+HELD_OUT: Final = 5
+"""One in how many training images chooses the regulariser without validation images."""
+
+_KEPT_BYTES: Final = 1 << 30
+_SCHEMA: Final = {
+    "position": pl.String,
+    "image_id": pl.String,
+    "split": pl.String,
+    "region": pl.String,
+    "pixels": pl.Int64,
+    "squared_error": pl.Float64,
+    "mean_squared_error": pl.Float64,
+    "strength": pl.Float64,
+}
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parameters(Detection):
+    """Settings of the probe, beside those of the detection.
+
+    Without a position in ``detect`` and without ``labels`` there is no region of anomalies.
+
+    Attributes
+    ----------
+    form : {"ridge", "published"}
+        How the map is fitted, see the module's text.
+    far
+        Largest depth that counts; null for no limit. Pixels at 0 or infinity never count.
+    positions
+        Positions to measure, of those in the hook set; empty for all. The published form is slow.
+    learning_rate, batch, steps
+        Training of the published form.
+    bootstrap
+        Number of resamples of the images for the 95 % intervals.
+    seed
+        Seed of the resamples, of the division of training images, and of the published form.
+    """
+
+    detect: str | None = None
+    form: Literal["ridge", "published"] = "ridge"
+    far: float | None = None
+    positions: tuple[str, ...] = ()
+    learning_rate: float = 1e-3
+    batch: int = 64
+    steps: int = 10000
+    bootstrap: int = 1000
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        # A study's list becomes a tuple here, so that parameters stay hashable.
+        object.__setattr__(self, "positions", tuple(self.positions))
+        if self.form not in ("ridge", "published"):
+            raise UserError(f"form is {self.form!r}; use one of: ridge, published.")
+        for name in ("far", "learning_rate"):
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, int | float) or value <= 0):
+                raise UserError(f"{name} is {value!r}; write a positive number.")
+        for name in ("batch", "steps", "bootstrap"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise UserError(f"{name} is {value!r}; write a whole number from 1.")
+
+
+@dataclass(frozen=True)
+class _Images:
+    """Names of the images by what they are for, each sorted, and how to read their depth."""
+
+    train: list[str]
+    choose: list[str]
+    scored: list[tuple[str, str]]
+    refit: bool
+    depth: Callable[[str], tuple[NDArray[np.float32], NDArray[np.bool_], Frame]]
+
+
+def measure(
+    representations: Representations, annotations: Annotations, parameters: Parameters
+) -> pl.DataFrame:
+    """Fit a map at every position and score it on each validation and test image.
+
+    Parameters
+    ----------
+    representations
+        Features.
+    annotations
+        Images with split and depth.
+    parameters
+        Settings of the probe.
+
+    Returns
+    -------
+    One row for each position, image and region with pixels: ``position``, ``image_id``, ``split``,
+    ``region`` (``all``, ``corner``, ``border``, ``anomalous``), ``pixels``, and sums over them of
+    ``squared_error`` and ``mean_squared_error`` (that of the training images' mean depth), in
+    squared units of depth; ``strength`` of the regulariser (null in the published form).
+
+    Raises
+    ------
+    UserError
+        If there are no training or test images, a split has no pixel with depth, patches cannot be
+        found as the parameters say, or a feature is not finite.
+    """
+    positions = _positions(representations, parameters)
+    images = _images(representations, annotations, parameters)
+    level = _mean_depth(images)
+    if parameters.form == "ridge":
+        fits = _fit_ridge(representations, positions, images)
+    else:
+        fits = {
+            position: (_fit_published(representations, position, images, parameters), None)
+            for position in positions
+        }
+    patches = {}
+    if parameters.detect is not None or parameters.labels is not None:
+        names = [name for name, _ in images.scored]
+        found = find(representations, parameters, names, kind="depth_probe")
+        patches = found.partition_by("image_id", as_dict=True)
+    rows: list[tuple[Any, ...]] = []
+    for name, split in images.scored:
+        target, valid, place = images.depth(name)
+        truth = np.where(valid, target, 0).astype(np.float64)
+        baseline = np.square(truth - level)
+        known: dict[tuple[int, ...], tuple[Float, Float, dict[str, NDArray[np.bool_]]]] = {}
+        for position in positions:
+            (weights, bias), strength = fits[position]
+            tokens = finite_tokens(representations, position, name, kind="depth_probe")
+            grid = tokens.shape[:2]
+            if grid not in known:
+                regions = _regions(place, grid, patches.get((name,)))
+                counted = {region: inside & valid for region, inside in regions.items()}
+                known[grid] = (*place.upsample(grid), counted)
+            down, across, counted = known[grid]
+            error = np.square(down @ (tokens @ weights + bias) @ across.T - truth)
+            for region, pixels in counted.items():
+                if pixels.any():
+                    sums = (float(error[pixels].sum()), float(baseline[pixels].sum()))
+                    rows.append((position, name, split, region, int(pixels.sum()), *sums, strength))
+    columns = dict(zip(_SCHEMA, zip(*rows, strict=True), strict=True))
+    order = {position: number for number, position in enumerate(positions)}
+    return frame(_SCHEMA, **columns).sort(
+        pl.col("position").replace_strict(order, return_dtype=pl.Int32), maintain_order=True
+    )
+
+
+def _positions(representations: Representations, parameters: Parameters) -> list[str]:
+    """Positions to measure, in the order of the features."""
+    wanted = {spell(name) for name in parameters.positions}
+    missing = sorted(wanted - set(representations.positions))
+    if missing:
+        raise UserError(
+            f"depth_probe: position {missing[0]} is not in the hook set; name some of: "
+            f"{', '.join(representations.positions)}."
+        )
+    return [name for name in representations.positions if not wanted or name in wanted]
+
+
+def _images(
+    representations: Representations, annotations: Annotations, parameters: Parameters
+) -> _Images:
+    """Divide the images, and check that there are enough."""
+    known = set(representations.image_ids)
+    by_split: dict[str, list[str]] = {"train": [], "validation": [], "test": []}
+    for name, split in sorted(annotations.images().select("image_id", "split").iter_rows()):
+        if name in known:
+            by_split[split].append(name)
+    for split in ("train", "test"):
+        if not by_split[split]:
+            raise UserError(
+                f"depth_probe: the {split} split has no images; use a dataset with train and test "
+                "images, or more images of it."
+            )
+    train, choose = by_split["train"], by_split["validation"]
+    if not choose:
+        drawn = sorted(train, key=lambda name: item_seed("depth_probe", parameters.seed, name))
+        held = set(drawn[: max(1, len(drawn) // HELD_OUT)])
+        choose = sorted(held)
+        train = [name for name in train if name not in held]
+
+    def depth(name: str) -> tuple[NDArray[np.float32], NDArray[np.bool_], Frame]:
+        values = annotations.depth(name)
+        place = Frame(
+            (values.shape[0], values.shape[1]),
+            representations.transform(name),
+            representations.pixels(name),
+        )
+        far = np.inf if parameters.far is None else parameters.far
+        valid = (values > 0) & (values <= far) & np.isfinite(values) & place.shown
+        return values, valid, place
+
+    return _Images(
+        train=train,
+        choose=choose,
+        scored=[(name, split) for split in SCORED for name in by_split[split]],
+        refit=not by_split["validation"],
+        depth=depth,
+    )
+
+
+def _mean_depth(images: _Images) -> float:
+    """Mean over the pixels of all training images."""
+    total, pixels = 0.0, 0
+    for name in images.train + (images.choose if images.refit else []):
+        values, valid, _ = images.depth(name)
+        total += float(values[valid].sum(dtype=np.float64))
+        pixels += int(valid.sum())
+    if not pixels:
+        raise UserError(
+            "depth_probe: no pixel of the training images has a depth; use more images, or a "
+            "larger `far`."
+        )
+    return total / pixels
+
+
+def _fit_ridge(
+    representations: Representations, positions: list[str], images: _Images
+) -> dict[str, tuple[Fit, float | None]]:
+    """Map and strength at every position; each depth map is read once."""
+    sums: dict[str, dict[str, Moments]] = {position: {} for position in positions}
+    for part, names in (("train", images.train), ("choose", images.choose)):
+        for name in names:
+            target, valid, place = images.depth(name)
+            truth = np.where(valid, target, 0).astype(np.float64)
+            grids: dict[tuple[int, ...], tuple[Float, Float]] = {}
+            for position, of_position in sums.items():
+                tokens = finite_tokens(representations, position, name, kind="depth_probe")
+                grid = tokens.shape[:2]
+                if grid not in grids:
+                    counted = place.gather(valid, grid)
+                    mean = place.gather(truth, grid) / np.maximum(counted, 1)
+                    share = counted / np.maximum(place.gather(place.shown, grid), 1)
+                    grids[grid] = (mean.ravel(), share.ravel())
+                flat = tokens.reshape(-1, tokens.shape[-1])
+                if part not in of_position:
+                    of_position[part] = Moments(flat.shape[1])
+                of_position[part].add(flat, *grids[grid])
+    fits: dict[str, tuple[Fit, float | None]] = {}
+    for position, of_position in sums.items():
+        train, choose = of_position["train"], of_position["choose"]
+        if not train.weight or not choose.weight:
+            raise UserError(
+                "depth_probe: the images that choose the regulariser have no depth; use more "
+                "images, or a larger `far`."
+            )
+        errors = [choose.error(*fit) for fit in ridge(train, STRENGTHS)]
+        strength = STRENGTHS[int(np.argmin(errors))]
+        final = train + choose if images.refit else train
+        fits[position] = (ridge(final, [strength])[0], strength)
+        log.info("fitted %s: strength %g", position, strength)
+    return fits
+
+
+def _fit_published(
+    representations: Representations, position: str, images: _Images, parameters: Parameters
+) -> Fit:
+    """Map trained on all training images; token maps stay in memory as far as there is room."""
+    names = sorted(images.train + (images.choose if images.refit else []))
+    kept: dict[int, NDArray[np.float32]] = {}
+    read: dict[int, tuple[NDArray[np.float32], NDArray[np.bool_], Frame]] = {}
+
+    def tokens(number: int) -> NDArray[np.float32]:
+        if number in kept:
+            return kept[number]
+        values = finite_tokens(representations, position, names[number], kind="depth_probe")
+        if (len(kept) + 1) * values.nbytes <= _KEPT_BYTES:
+            kept[number] = values
+        return values
+
+    def depth(number: int) -> tuple[NDArray[np.float32], NDArray[np.bool_], Frame]:
+        if number in read:
+            return read[number]
+        values = images.depth(names[number])
+        if (len(read) + 1) * values[0].nbytes <= _KEPT_BYTES:
+            read[number] = values
+        return values
+
+    rng = np.random.default_rng(item_seed("depth_probe", parameters.seed, position))
+    batches = [
+        np.sort(rng.choice(len(names), size=min(parameters.batch, len(names)), replace=False))
+        for _ in range(parameters.steps)
+    ]
+    fit = huber(
+        tokens,
+        lambda number: depth(number)[:2],
+        lambda number: depth(number)[2],
+        batches,
+        learning_rate=parameters.learning_rate,
+        rng=rng,
+    )
+    log.info("trained %s: %d steps", position, parameters.steps)
+    return fit
+
+
+def _regions(
+    place: Frame, grid: tuple[int, int], patches: pl.DataFrame | None
+) -> dict[str, NDArray[np.bool_]]:
+    """Pixels of each region, (height, width)."""
+    row, col = place.token(grid)
+    first, last = (row == 0) | (row == grid[0] - 1), (col == 0) | (col == grid[1] - 1)
+    corner = first[:, None] & last
+    regions = {
+        "all": np.ones(corner.shape, dtype=bool),
+        "corner": corner,
+        "border": (first[:, None] | last) & ~corner,
+    }
+    if patches is not None:
+        own = (patches["height"][0], patches["width"][0])
+        at = place.token(own)
+        regions["anomalous"] = covered(patches, own)[np.ix_(*at)]
+    return regions
+
+
+def summarise(measurements: pl.DataFrame, parameters: Parameters) -> pl.DataFrame:
+    """Root of the mean squared error at each position and region, with intervals over images.
+
+    Parameters
+    ----------
+    measurements
+        What :func:`measure` returns.
+    parameters
+        Settings of the probe.
+
+    Returns
+    -------
+    ``position``, ``split``, ``region``, ``images`` (with pixels of the region), ``pixels``,
+    ``rmse`` (over the pixels of all images together), ``low``, ``high``, ``mean_rmse`` (of
+    predicting the mean depth, on the same pixels), ``relative_rmse`` (the one in units of the
+    other, by which regions and grids compare: some are harder than others), ``relative_low``,
+    ``relative_high`` (null where the mean makes no error), ``strength``.
+    """
+    frames = []
+    keys = ["split", "region", "position"]
+    for (split, region, position), rows in measurements.sort("image_id").group_by(
+        keys, maintain_order=True
+    ):
+        pixels = rows["pixels"].to_numpy()
+        errors = rows.select("squared_error", "mean_squared_error").to_numpy()
+        # The error per pixel, the mean's per pixel, and the one in units of the other.
+        bounds = ratios(
+            errors[:, [0, 1, 0]],
+            np.stack([pixels, pixels, errors[:, 1]], axis=1),
+            replicates=parameters.bootstrap,
+            seed=item_seed("depth_probe", parameters.seed, split),
+        )
+        value, low, high = (np.sqrt(bound) for bound in bounds)
+        scores = (value[0], low[0], high[0], value[1], value[2], low[2], high[2])
+        counts = (len(rows), int(pixels.sum()))
+        frames.append((position, split, region, *counts, *scores, rows["strength"][0]))
+    schema = {
+        "position": pl.String,
+        "split": pl.String,
+        "region": pl.String,
+        "images": pl.Int32,
+        "pixels": pl.Int64,
+        **dict.fromkeys(("rmse", "low", "high", "mean_rmse"), pl.Float64),
+        **dict.fromkeys(("relative_rmse", "relative_low", "relative_high"), pl.Float64),
+        "strength": pl.Float64,
+    }
+    order = measurements["position"].unique(maintain_order=True).to_list()
+    table = pl.DataFrame(frames, schema=schema, orient="row").with_columns(
+        pl.col("relative_rmse", "relative_low", "relative_high").fill_nan(None)
+    )
+    ranks = {"split": SCORED, "region": REGIONS, "position": order}
+    return table.sort(
+        *(
+            pl.col(name).replace_strict({v: i for i, v in enumerate(values)}, return_dtype=pl.Int32)
+            for name, values in ranks.items()
+        )
+    )
+
+
+def findings(table: pl.DataFrame) -> Findings:
+    """Best layer of each model, chosen on validation images, and its regions."""
+    keys = [c for c in ("model", *CONDITION) if c in table.columns]
+    sentences, rows = [], []
+    for of_model in table.partition_by(keys, maintain_order=True):
+        whole = of_model.filter(pl.col("region") == "all")
+        judge = "validation" if (whole["split"] == "validation").any() else "test"
+        best = whole.filter(split=judge).sort("rmse", maintain_order=True)
+        found = of_model.filter(
+            (pl.col("split") == "test")
+            & (pl.col("position") == best["position"][0])
+            & (pl.col("timestep") == best["timestep"][0])
+        )
+        row = found.row(0, named=True)
+        chosen = "" if judge == "validation" else ", the best of the test images themselves"
+        others = [
+            f"{one['rmse']:.2f} on {one['region']} tokens (mean: {one['mean_rmse']:.2f})"
+            for one in found.slice(1).iter_rows(named=True)
+        ]
+        sentences.append(
+            f"A linear map reads depth best from {block_label(row['position'])} of {row['model']} "
+            f"at t = {row['timestep']}{chosen}: RMSE {row['rmse']:.2f} [{row['low']:.2f}, "
+            f"{row['high']:.2f}] on {row['images']} images of {row['dataset']}, where the mean "
+            f"depth has {row['mean_rmse']:.2f}" + (f"; {', '.join(others)}." if others else ".")
+        )
+        rows.append(found)
+    return Findings(sentences, pl.concat(rows))

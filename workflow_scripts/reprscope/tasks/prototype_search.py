@@ -1,0 +1,324 @@
+"""Search for anomalous tokens by their cosine similarity to a prototype.
+
+Thesis, figure 23: the mean of the anomalous tokens of one dataset finds those of another, so that
+anomalies have a direction in common beside their high norm. A token counts as found if its
+similarity to the prototype reaches a threshold; what is to be found are the tokens of the patches
+of :mod:`reprscope.anomalies`. The published figure shows counts over thresholds, without saying
+which threshold one would take; here it is the one of the highest F1 on validation images, and the
+scores are those on test images.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import polars as pl
+
+from reprscope.anomalies import Detection, covered, find, patch_means
+from reprscope.errors import UserError
+from reprscope.findings import CONDITION, Findings, interval, where
+from reprscope.metrics import ratios
+from reprscope.seeds import item_seed
+from reprscope.similarity import cosine
+from reprscope.tasks._pictures import finite_tokens, frame
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from reprscope.data.canonical import Annotations
+    from reprscope.store import Representations
+
+NEEDS: Final[frozenset[str]] = frozenset()
+STORES: Final = frozenset({"tokens"})
+PROTOCOL: Final[frozenset[str]] = frozenset()
+TOGETHER: Final = True
+"""Where patches are found decides what is measured elsewhere: positions share one hook set."""
+
+COMPANION: Final = "prototype"
+SCORES: Final = ("precision", "recall", "F1")
+COUNTS: Final = ("true_positives", "false_positives", "false_negatives")
+
+_SCHEMA: Final = {
+    "position": pl.String,
+    "image_id": pl.String,
+    "split": pl.String,
+    "patches": pl.Int32,
+    "threshold": pl.Float64,
+    **dict.fromkeys(COUNTS, pl.Int32),
+}
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parameters(Detection):
+    """Settings of the task, beside those of the detection.
+
+    Attributes
+    ----------
+    prototype
+        Representations whose anomalous tokens make the prototype: ``dataset``, of which all images
+        count, and what else differs from the searched ones, such as ``resolution`` or ``view``.
+        Empty for the training images of the dataset that is searched.
+    prototype_labels
+        File of labels of these, as ``labels`` is of the searched ones.
+    thresholds
+        Cosine similarities from which a token is found.
+    bootstrap
+        Number of resamples of the images for the 95 % intervals.
+    seed
+        Seed of the resamples.
+    """
+
+    prototype: Mapping[str, Any] = field(default_factory=dict)
+    prototype_labels: str | None = None
+    thresholds: tuple[float, ...] = tuple(round(0.7 + 0.02 * step, 2) for step in range(15))
+    bootstrap: int = 1000
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        # A study's list becomes a tuple here, so that parameters stay hashable.
+        object.__setattr__(self, "thresholds", tuple(self.thresholds))
+        usable = all(isinstance(one, int | float) and -1 <= one <= 1 for one in self.thresholds)
+        if not self.thresholds or not usable or len(set(self.thresholds)) != len(self.thresholds):
+            raise UserError(
+                f"thresholds is {list(self.thresholds)}; "
+                "list at least one number from -1 to 1, and each only once."
+            )
+        if not isinstance(self.bootstrap, int) or self.bootstrap < 1:
+            raise UserError(f"bootstrap is {self.bootstrap!r}; write a whole number from 1.")
+        if "dataset" not in self.prototype and (self.prototype or self.prototype_labels):
+            raise UserError(
+                "prototype has no dataset; write `prototype: {dataset: NAME}`, or leave it and "
+                "prototype_labels out for a prototype of the searched dataset's training images."
+            )
+
+    @property
+    def files(self) -> list[str]:
+        """Local files that these settings name."""
+        return [*super().files, *([self.prototype_labels] if self.prototype_labels else [])]
+
+
+def companions(parameters: Parameters) -> dict[str, dict[str, Any]]:
+    """Representations that make the prototype."""
+    return {COMPANION: dict(parameters.prototype)} if parameters.prototype else {}
+
+
+def measure(
+    representations: Representations,
+    annotations: Annotations,
+    parameters: Parameters,
+    *,
+    companions: Mapping[str, Representations] | None = None,
+) -> pl.DataFrame:
+    """Search the images for tokens like the prototype, at every position and threshold.
+
+    Parameters
+    ----------
+    representations
+        Features of the searched images.
+    annotations
+        Splits of these images.
+    parameters
+        How patches are found, and the thresholds.
+    companions
+        Features of the images that make the prototype, if they are of another dataset.
+
+    Returns
+    -------
+    One row for each position, image and threshold: ``position``, ``image_id``, ``split``,
+    ``patches`` (of which the prototype is the mean), ``threshold``, and the numbers of tokens
+    ``true_positives``, ``false_positives``, ``false_negatives``. All splits if the prototype is of
+    another dataset, else validation and test. Without a patch there is no prototype, and no token
+    is found.
+
+    Raises
+    ------
+    UserError
+        If patches cannot be found as the parameters say, or a feature is not finite.
+    """
+    splits = dict(annotations.images().select("image_id", "split").iter_rows())
+    images = sorted(representations.image_ids)
+    if companions:
+        source = companions[COMPANION]
+        made_of = sorted(source.image_ids)
+        detection: Detection = replace(parameters, labels=parameters.prototype_labels)
+    else:
+        source, detection = representations, parameters
+        made_of = [image for image in images if splits[image] == "train"]
+        images = [image for image in images if splits[image] != "train"]
+        if not made_of or not images:
+            raise UserError(
+                "prototype_search: the dataset has no training images for the prototype, or no "
+                "others to search; name another dataset that makes it in `prototype`."
+            )
+    model = find(source, detection, made_of, kind="prototype_search")
+    wanted = find(representations, parameters, images, kind="prototype_search")
+    truth = wanted.partition_by("image_id", as_dict=True)
+    found = []
+    for position in representations.positions:
+        prototype = _prototype(source, position, model)
+        for image in images:
+            tokens = finite_tokens(representations, position, image, kind="prototype_search")
+            actual = covered(truth.get((image,), wanted.clear()), tokens.shape[:2])
+            found.append(
+                (position, image, _counts(tokens, prototype, actual, parameters.thresholds))
+            )
+        log.info("searched %s by a prototype of %d patches", position, len(model))
+    size = len(parameters.thresholds)
+    names = np.array([image for _, image, _ in found]).repeat(size)
+    return frame(
+        _SCHEMA,
+        position=np.array([position for position, _, _ in found]).repeat(size),
+        image_id=names,
+        split=[splits[name] for name in names],
+        patches=len(model),
+        threshold=np.tile(parameters.thresholds, len(found)),
+        **dict(zip(COUNTS, np.concatenate([c for _, _, c in found], axis=1), strict=True)),
+    )
+
+
+def _prototype(
+    source: Representations, position: str, patches: pl.DataFrame
+) -> NDArray[np.float64] | None:
+    """Mean token (channels,) of the patches; None if there are none."""
+    if patches.is_empty():
+        return None
+    tokens = [
+        patch_means(
+            finite_tokens(source, position, found["image_id"][0], kind="prototype_search"), found
+        )
+        for found in patches.partition_by("image_id", maintain_order=True)
+    ]
+    return np.asarray(np.concatenate(tokens).mean(axis=0))
+
+
+def _counts(
+    tokens: NDArray[np.float32],
+    prototype: NDArray[np.float64] | None,
+    actual: NDArray[np.bool_],
+    thresholds: tuple[float, ...],
+) -> NDArray[np.int64]:
+    """True positives, false positives and false negatives, (3, thresholds)."""
+    if prototype is None:
+        found = np.zeros((len(thresholds), *actual.shape), dtype=bool)
+    else:
+        similarity = cosine(prototype[None], tokens.reshape(-1, tokens.shape[-1]))
+        found = similarity.reshape(actual.shape) >= np.array(thresholds)[:, None, None]
+    counts = [(found & actual), (found & ~actual), (~found & actual)]
+    return np.array([count.sum(axis=(1, 2)) for count in counts])
+
+
+def summarise(measurements: pl.DataFrame, parameters: Parameters) -> pl.DataFrame:
+    """Precision, recall and F1 over thresholds, with 95 % bootstrap intervals over images.
+
+    Parameters
+    ----------
+    measurements
+        What :func:`measure` returns.
+    parameters
+        Settings of the task.
+
+    Returns
+    -------
+    ``position``, ``split``, ``threshold``, ``score`` (``precision``, ``recall``, ``F1``),
+    ``value`` (null where nothing was found, or is to be found), ``low``, ``high``, ``chosen``
+    (whether the threshold has the highest F1 on validation images, or on training images without
+    any), ``images``, ``tokens`` (to be found), ``patches`` (of which the prototype is the mean).
+    """
+    positions = measurements["position"].unique(maintain_order=True).to_list()
+    frames = []
+    for split in ("train", "validation", "test"):
+        for position in positions:
+            rows = measurements.filter(split=split, position=position).sort("image_id", "threshold")
+            if len(rows):
+                frames.append(_scores(rows, parameters, split))
+    table = pl.concat(frames)
+    splits = table["split"].unique()
+    judge = next((s for s in ("validation", "train") if s in splits), "")
+    best = (
+        table.filter((pl.col("split") == judge) & (pl.col("score") == "F1"))
+        .drop_nulls("value")
+        .sort("value", descending=True, maintain_order=True)
+        .unique("position", keep="first", maintain_order=True)
+        .select("position", "threshold", chosen=True)
+    )
+    return (
+        table.join(best, on=["position", "threshold"], how="left", maintain_order="left")
+        .with_columns(pl.col("chosen").fill_null(value=False))
+        .select(*table.columns[:7], "chosen", *table.columns[7:])
+    )
+
+
+def _scores(rows: pl.DataFrame, parameters: Parameters, split: str) -> pl.DataFrame:
+    """Scores of one position and split; rows sorted by image and threshold."""
+    thresholds = rows["threshold"].unique().sort()
+    images = len(rows) // len(thresholds)
+    hit, wrong, missed = (
+        rows[name].to_numpy().reshape(images, -1).astype(np.float64) for name in COUNTS
+    )
+    bounds = ratios(
+        np.concatenate([hit, hit, 2 * hit], axis=1),
+        np.concatenate([hit + wrong, hit + missed, 2 * hit + wrong + missed], axis=1),
+        replicates=parameters.bootstrap,
+        seed=item_seed("prototype_search", parameters.seed, split),
+    )
+    size = len(SCORES) * len(thresholds)
+    return pl.DataFrame(
+        {
+            "position": rows["position"][0],
+            "split": split,
+            "threshold": pl.concat([thresholds] * len(SCORES)),
+            "score": np.repeat(SCORES, len(thresholds)).tolist(),
+            "value": bounds.value,
+            "low": bounds.low,
+            "high": bounds.high,
+            "images": pl.Series([images] * size, dtype=pl.Int32),
+            "tokens": pl.Series([int((hit + missed)[:, 0].sum())] * size, dtype=pl.Int32),
+            "patches": pl.Series([rows["patches"][0]] * size, dtype=pl.Int32),
+        }
+    ).with_columns(pl.col("value", "low", "high").fill_nan(None))
+
+
+def findings(table: pl.DataFrame) -> Findings:
+    """How well the prototype of each model finds test tokens, at what threshold."""
+    keys = [c for c in ("model", *CONDITION, "timestep") if c in table.columns]
+    sentences, rows = [], []
+    for of_model in table.partition_by(keys, maintain_order=True):
+        row = of_model.row(0, named=True)
+        searched = f"{row['model']} ({row['dataset']}, {row['protocol']})"
+        chosen = of_model.filter(pl.col("chosen") & (pl.col("score") == "F1"))
+        tried = chosen.filter(pl.col("split") != "test").sort(
+            "value", descending=True, maintain_order=True
+        )
+        test = of_model.filter(pl.col("split") == "test")
+        wanted = max(test["tokens"].to_list(), default=0)
+        if not row["patches"] or not wanted or tried.is_empty():
+            sentences.append(
+                f"Nothing can be said of a search in {searched}: the prototype has "
+                f"{row['patches']} anomalous patches, and {wanted} anomalous tokens are to be "
+                "found."
+            )
+            continue
+        best = of_model.filter(
+            pl.col("chosen")
+            & (pl.col("split") == "test")
+            & (pl.col("position") == tried["position"][0])
+        )
+        said = [
+            f"{one['score']} {interval(one['value'], one['low'], one['high'])}"
+            for one in best.drop_nulls("value").iter_rows(named=True)
+        ]
+        rows.append(best)
+        sentences.append(
+            f"The mean of {row['patches']} anomalous patches, at a cosine from "
+            f"{tried['threshold'][0]:g} on in {where(tried['position'][0], row['timestep'])}, "
+            f"finds the {best['tokens'][0]} anomalous tokens of the test images of {searched} "
+            f"with {', '.join(said) or 'no hit'}."
+        )
+    return Findings(sentences, pl.concat(rows) if rows else table.head(0))
