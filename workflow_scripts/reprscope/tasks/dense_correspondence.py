@@ -71,6 +71,8 @@ _SCHEMA: Final = {
     "percentile": pl.Float64,
     "width": pl.Int32,
     "height": pl.Int32,
+    "source_width": pl.Int32,
+    "source_height": pl.Int32,
     "mirrored": pl.Boolean,
     "png": pl.Binary,
     "source_png": pl.Binary,
@@ -291,8 +293,9 @@ def measure(
     sides), ``error`` and ``percentile`` (see :func:`percentiles`), all null without a true place.
 
     Rows of ``kind`` "image", one for each example, at position "image": ``png`` and ``source_png``
-    (null if the reference is of another dataset), ``width``, ``height`` in encoded pixels, and
-    whether the example is ``mirrored`` against its source.
+    (null if the reference is of another dataset), ``width``, ``height``, ``source_width`` and
+    ``source_height`` in encoded pixels, and whether the example is ``mirrored`` left and right
+    against its source.
 
     Raises
     ------
@@ -444,6 +447,7 @@ def _pictures(
 ) -> pl.DataFrame:
     """Row of ``kind`` "image" of an example."""
     width, height = representations.pixels(image)
+    source_width, source_height = reference.pixels(source)
     scales = representations.transform(image).scale_x, reference.transform(source).scale_x
     return frame(
         _SCHEMA,
@@ -453,6 +457,8 @@ def _pictures(
         kind="image",
         width=width,
         height=height,
+        source_width=source_width,
+        source_height=source_height,
         mirrored=scales[0] * scales[1] < 0,
         png=encoded_png(representations, annotations, image),
         source_png=None if elsewhere else encoded_png(reference, annotations, source),
