@@ -84,5 +84,7 @@ def _view(
     rows: Any, view: View, *, resolution: int, multiple: int
 ) -> Iterator[tuple[str, NDArray[np.uint8], Affine]]:
     for name, data in rows:
-        image, transform = view.apply(decode(data, name), resolution=resolution, multiple=multiple)
+        image, transform = view.apply(
+            decode(data, name), resolution=resolution, multiple=multiple, image_id=name
+        )
         yield name, image, transform

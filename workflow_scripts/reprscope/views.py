@@ -10,6 +10,8 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -17,6 +19,7 @@ from numpy.typing import NDArray
 
 from reprscope.coordinates import Affine
 from reprscope.errors import UserError
+from reprscope.seeds import item_seed
 
 Image = NDArray[np.uint8]
 Fit = Literal["pad", "squash", "keep"]
@@ -70,8 +73,7 @@ def rescale(image: Image, *, width: int, height: int) -> tuple[Image, Affine]:
 
 def channel_mix(image: Image, *, amount: float) -> tuple[Image, Affine]:
     """Blend from RGB (``amount`` 0) to BGR (``amount`` 1)."""
-    mixed = (1.0 - amount) * image + amount * image[..., ::-1]
-    return np.round(mixed).astype(np.uint8), Affine()
+    return _blend(image, image[..., ::-1], amount), Affine()
 
 
 def blur(image: Image, *, radius: float) -> tuple[Image, Affine]:
@@ -83,9 +85,77 @@ def blur(image: Image, *, radius: float) -> tuple[Image, Affine]:
     return np.asarray(blurred), Affine()
 
 
+def overlay(image: Image, *, amount: float, texture: str) -> tuple[Image, Affine]:
+    """Blend from the image (``amount`` 0) to a texture (``amount`` 1).
+
+    Parameters
+    ----------
+    image : array, (height, width, 3)
+    amount : float
+        In [0, 1].
+    texture : str
+        One of :data:`TEXTURES`, scikit-image's grey pictures of 512 x 512 pixels, or the path of
+        an image file, whose colours are kept. The texture lies in the upper left corner in its own
+        pixels; what goes beyond the image is cut off, and a smaller one is repeated.
+    """
+    tile = _texture(texture)
+    rows, cols = (np.arange(size) % tile.shape[axis] for axis, size in enumerate(image.shape[:2]))
+    return _blend(image, tile[rows][:, cols], amount), Affine()
+
+
+def pixel_noise(
+    image: Image, *, amount: float, seed: int = 0, image_id: str
+) -> tuple[Image, Affine]:
+    """Blend from the image (``amount`` 0) to uniform noise of pixels and channels (``amount`` 1).
+
+    The noise depends on ``seed``, the image's name and its size, and not on ``amount``, so that a
+    stronger step has more of the same noise.
+    """
+    rng = np.random.default_rng(item_seed("pixel_noise", seed, image_id))
+    noise = rng.integers(0, 256, image.shape, dtype=np.uint8)
+    return _blend(image, noise, amount), Affine()
+
+
+def _blend(image: Image, other: Image, amount: float) -> Image:
+    mixed: Image = np.round((1.0 - amount) * image + amount * other).astype(np.uint8)
+    return mixed
+
+
+TEXTURES = ("grass", "gravel", "brick")
+
+
+@cache
+def _texture(texture: str) -> Image:
+    """Pixels (height, width, 3) of a texture by name or of an image file."""
+    if texture in TEXTURES:
+        from skimage import data
+
+        grey = getattr(data, texture)()
+        return np.repeat(grey[..., None], 3, axis=2)
+    from PIL import Image as Pictures
+
+    try:
+        with Pictures.open(texture) as picture:
+            return np.asarray(picture.convert("RGB"))
+    except OSError as error:
+        raise UserError(
+            f"The texture {texture} cannot be read ({error}): name a picture in PNG or JPEG."
+        ) from error
+
+
 OPERATIONS: dict[str, Callable[..., tuple[Image, Affine]]] = {
     function.__name__: function
-    for function in (hflip, crop, pad, shift, rescale, channel_mix, blur)
+    for function in (
+        hflip,
+        crop,
+        pad,
+        shift,
+        rescale,
+        channel_mix,
+        overlay,
+        blur,
+        pixel_noise,
+    )
 }
 
 
@@ -154,11 +224,27 @@ class View:
                 )
             ((name, arguments),) = operation.items()
             try:
-                inspect.signature(OPERATIONS[name]).bind(None, **(arguments or {}))
+                inspect.signature(OPERATIONS[name]).bind(
+                    None, **_named(name, ""), **(arguments or {})
+                )
             except TypeError as error:
                 raise UserError(f"operation {name}: {error}.") from error
+            _check(name, arguments or {})
 
-    def apply(self, image: Image, *, resolution: int, multiple: int) -> tuple[Image, Affine]:
+    @property
+    def files(self) -> list[str]:
+        """Files that the operations read: the textures that are given by their path."""
+        textures = (
+            arguments["texture"]
+            for operation in (*self.operations, *self.after)
+            for name, arguments in operation.items()
+            if name == "overlay"
+        )
+        return sorted({texture for texture in textures if texture not in TEXTURES})
+
+    def apply(
+        self, image: Image, *, resolution: int, multiple: int, image_id: str = ""
+    ) -> tuple[Image, Affine]:
         """Apply the view to an original image.
 
         Parameters
@@ -166,6 +252,8 @@ class View:
         image : array, (height, width, 3), uint8
         resolution, multiple : int
             See :func:`fit`.
+        image_id : str
+            Name of the image, from which its ``pixel_noise`` is seeded.
 
         Returns
         -------
@@ -179,9 +267,9 @@ class View:
         UserError
             If the sides of the encoded image would not be multiples of ``multiple``.
         """
-        image, moved = _chain(image, self.operations)
+        image, moved = _chain(image, self.operations, image_id)
         image, fitted = fit(image, resolution=resolution, how=self.fit, multiple=multiple)
-        image, after = _chain(image, self.after)
+        image, after = _chain(image, self.after, image_id)
         height, width = image.shape[:2]
         if height % multiple or width % multiple:
             raise UserError(
@@ -191,10 +279,32 @@ class View:
         return np.ascontiguousarray(image), moved.then(fitted).then(after)
 
 
-def _chain(image: Image, operations: Sequence[Mapping[str, Any]]) -> tuple[Image, Affine]:
+def _chain(
+    image: Image, operations: Sequence[Mapping[str, Any]], image_id: str
+) -> tuple[Image, Affine]:
     moved = Affine()
     for operation in operations:
         ((name, arguments),) = operation.items()
-        image, step = OPERATIONS[name](image, **(arguments or {}))
+        image, step = OPERATIONS[name](image, **_named(name, image_id), **(arguments or {}))
         moved = moved.then(step)
     return image, moved
+
+
+def _named(operation: str, image_id: str) -> dict[str, str]:
+    """The image's name for the operations that are random."""
+    return {"image_id": image_id} if operation == "pixel_noise" else {}
+
+
+def _check(operation: str, arguments: Mapping[str, Any]) -> None:
+    """Check what only a wrong picture would show."""
+    for key, high in (("amount", 1), ("radius", float("inf"))):
+        value = arguments.get(key, 0)
+        if not isinstance(value, int | float) or not 0 <= value <= high:
+            most = f" to {high}" if key == "amount" else ""
+            raise UserError(f"operation {operation}: {key} is {value}; use a number from 0{most}.")
+    texture = arguments.get("texture", TEXTURES[0])
+    if texture not in TEXTURES and not Path(str(texture)).is_file():
+        raise UserError(
+            f"operation {operation}: there is no texture {texture}: use {', '.join(TEXTURES)} or "
+            "the path of an image file."
+        )
