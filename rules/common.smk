@@ -6,7 +6,7 @@ sys.path.insert(0, str(Path(workflow.basedir) / "workflow_scripts"))
 
 from snakemake.iocontainers import Wildcards
 
-from reprscope import jobs, paths, specs
+from reprscope import comparison, jobs, paths, published, specs
 from reprscope.data.canonical import FILES
 from reprscope.device import count_gpus
 from reprscope.errors import UserError
@@ -119,6 +119,20 @@ def tabulate_inputs(wildcards):
     ]
 
 
+def published_inputs(wildcards):
+    """Published values that belong to an experiment, and their index; none for most."""
+    experiment = study.experiments[wildcards.experiment]
+    return published.files([m.entry for m in comparison.matches(study, experiment)])
+
+
+def scorecard_inputs():
+    """All published values, and the tables of experiments that measure some of them again."""
+    return {
+        "published": published.files(list(published.index())),
+        "tables": [paths.TABLE.format(experiment=name) for name in specs.compared(study)],
+    }
+
+
 def report_inputs():
     """Tables, figures, sizes and model manifests that the report shows."""
     experiments = study.experiments.values()
@@ -133,5 +147,6 @@ def report_inputs():
             f"{stem}.{suffix}" for stem in stems for suffix in paths.FIGURE_FORMATS
         ],
         "shapes": paths.SHAPES,
+        "scorecard": paths.SCORECARD,
         "manifests": [paths.MANIFEST.format(model=name) for name in study.models_used],
     }

@@ -3,7 +3,8 @@
 
 rule figure:
     input:
-        paths.TABLE,
+        table=paths.TABLE,
+        published=published_inputs,
     output:
         **{suffix: f"{paths.FIGURE}.{suffix}" for suffix in paths.FIGURE_FORMATS},
     log:

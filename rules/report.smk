@@ -23,6 +23,33 @@ rule shapes:
         "../workflow_scripts/shapes.py"
 
 
+ruleorder: scorecard > tabulate
+
+
+rule scorecard:
+    input:
+        **scorecard_inputs(),
+    output:
+        paths.SCORECARD,
+    log:
+        "results/logs/scorecard/all.log",
+    benchmark:
+        "results/benchmarks/scorecard/all.tsv"
+    conda:
+        "../envs/figures.yaml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        disk_mb=100,
+        runtime=10,
+    params:
+        spec=lambda wildcards: specs.scorecard(study),
+    message:
+        "Compare with the published values"
+    script:
+        "../workflow_scripts/scorecard.py"
+
+
 rule report:
     input:
         **report_inputs(),

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import polars as pl
-from reprscope import figures
+from reprscope import figures, published
 from reprscope.figures.render import save
 from reprscope.figures.theme import Theme
 from reprscope.job import job
@@ -21,14 +21,15 @@ def main(table: Path, stem: Path, spec: str) -> None:
     kind = figures.load(settings["kind"])
     options = build(kind.Options, settings["options"], entry=settings["kind"])
     theme = build(Theme, settings["theme"], entry="theme")
-    frame = pl.read_parquet(table)
+    found = [published.Match(**match) for match in settings["published"]["matches"]]
+    frame = published.beside(pl.read_parquet(table), found)
     save(kind.draw(frame, options, theme), stem, kind.caption(frame, options), spec)
 
 
 if __name__ == "__main__":
     with job(snakemake.log[0], snakemake.threads):
         main(
-            table=Path(snakemake.input[0]),
+            table=Path(snakemake.input.table),
             stem=Path(snakemake.output.json).with_suffix(""),
             spec=snakemake.params.spec,
         )

@@ -11,6 +11,7 @@ from reprscope.findings import of_blocks
 from reprscope.job import job
 from reprscope.provenance import versions
 from reprscope.report import FigureEntry, Section, build, runtimes
+from reprscope.scorecard import sentences, summary
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
@@ -50,7 +51,19 @@ def sizes(path: str) -> Section:
     )
 
 
-def main(manifests: list[str], shapes: str, folder: Path, out: str, spec: str) -> None:
+def scorecard(path: str) -> Section:
+    """Read the comparison with published values."""
+    card = pl.read_parquet(path)
+    return Section(
+        name="scorecard",
+        title="Scorecard",
+        question="Do the published numbers come out again?",
+        sentences=[*sentences(card), f"Every number: `{path}`."],
+        table=summary(card),
+    )
+
+
+def main(manifests: list[str], shapes: str, card: str, folder: Path, out: str, spec: str) -> None:
     """Write the page."""
     settings = json.loads(spec)
     revisions = {
@@ -60,7 +73,7 @@ def main(manifests: list[str], shapes: str, folder: Path, out: str, spec: str) -
     page = build(
         title=settings["title"],
         introduction=settings["introduction"],
-        sections=[*map(section, settings["sections"]), sizes(shapes)],
+        sections=[*map(section, settings["sections"]), sizes(shapes), scorecard(card)],
         runtimes=runtimes(benchmarks.read(folder)),
         provenance={**versions(), **revisions, **settings["provenance"]},
     )
@@ -72,6 +85,7 @@ if __name__ == "__main__":
         main(
             manifests=list(snakemake.input.manifests),
             shapes=snakemake.input.shapes,
+            card=snakemake.input.scorecard,
             folder=Path("results/benchmarks"),
             out=snakemake.output[0],
             spec=snakemake.params.spec,

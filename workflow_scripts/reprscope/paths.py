@@ -18,6 +18,8 @@ MEASUREMENT = (
     "results/measurements/{task}/{dataset}/{view}/{model}/" + CONDITION + "/{hookset}.parquet"
 )
 TABLE = "results/tables/{experiment}.parquet"
+SCORECARD = "results/tables/scorecard.parquet"
+PUBLISHED = "resources/published"
 SHAPES = "results/shapes.parquet"
 FIGURE = "results/figures/{experiment}/{figure}"
 FIGURE_FORMATS = ("json", "html", "svg", "png")

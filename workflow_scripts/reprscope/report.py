@@ -18,7 +18,7 @@ from reprscope.figures.frames import KEYS
 from reprscope.figures.labels import block_label, words
 from reprscope.figures.render import EMBED, POLICY, inline_json, javascript, with_ids
 
-_COUNTS = frozenset({"images", "pairs", "points", "jobs"})
+_COUNTS = frozenset({"images", "pairs", "points", "jobs", "values", "compared", "within"})
 # What all rows of a table share is said once, above it.
 _CONDITIONS = (*KEYS, "split", "estimator", "alpha", "average")
 _CODE = re.compile(r"`([^`]+)`")

@@ -13,7 +13,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from reprscope import paths, tasks, words
+from reprscope import paths, published, tasks, words
+from reprscope.comparison import matches
 from reprscope.models.denoiser import family
 from reprscope.provenance import canonical_json, code_digest, digest, file_digest
 from reprscope.study import Measurement, ModelEntry, Study
@@ -193,8 +194,38 @@ def figure(study: Study, experiment: str, name: str) -> str:
             "kind": entry.kind,
             "options": asdict(entry.options),
             "theme": asdict(study.theme),
+            "published": _published(matches(study, study.experiments[experiment])),
         }
     )
+
+
+def scorecard(study: Study) -> str:
+    """Spec of the scorecard: the index, and what each experiment measures again of it."""
+    return canonical_json(
+        {
+            "code": _code("scorecard.py"),
+            "index": {name: asdict(entry) for name, entry in published.index().items()},
+            "experiments": [
+                {"name": name, "matches": [asdict(match) for match in found]}
+                for name, found in compared(study).items()
+            ],
+        }
+    )
+
+
+def compared(study: Study) -> dict[str, list[published.Match]]:
+    """Experiments that measure published values again, and which."""
+    found = {name: matches(study, experiment) for name, experiment in study.experiments.items()}
+    return {name: some for name, some in found.items() if some}
+
+
+def _published(found: list[published.Match]) -> dict[str, Any]:
+    """Published values that a figure shows, and what the index says of them."""
+    index = published.index()
+    return {
+        "matches": [asdict(match) for match in found],
+        "index": {match.entry: asdict(index[match.entry]) for match in found},
+    }
 
 
 def report(study: Study) -> str:

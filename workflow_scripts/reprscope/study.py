@@ -17,7 +17,7 @@ from typing import Any, Literal, cast
 
 import yaml
 
-from reprscope import figures, tasks
+from reprscope import figures, paths, tasks
 from reprscope.data import sources
 from reprscope.errors import UserError
 from reprscope.figures.theme import Theme
@@ -105,6 +105,13 @@ class ModelEntry:
     resolution: int
     untrained: int | None = None
     shared_with: str
+
+    @property
+    def known(self) -> str | None:
+        """Name in the registry, if these are the very weights that it names."""
+        if self.hub is None or self.untrained is not None:
+            return None
+        return next((name for name, m in registry.models().items() if m == self.hub), None)
 
     @cached_property
     def positions(self) -> list[str]:
@@ -520,6 +527,11 @@ def _experiments(entries: Sequence[Mapping[str, Any]]) -> dict[str, Experiment]:
     found: dict[str, Experiment] = {}
     for entry in entries:
         name = entry["name"]
+        if name == Path(paths.SCORECARD).stem:
+            raise UserError(
+                f"No experiment can have the name {name}, which the comparison with published "
+                "values has: rename it."
+            )
         if name in found:
             raise UserError(f"Two experiments have the name {name}: rename one.")
         drawn: dict[str, FigureEntry] = {}

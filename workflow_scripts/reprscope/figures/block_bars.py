@@ -60,6 +60,7 @@ def _rows(table: pl.DataFrame, options: Options) -> pl.DataFrame:
     rows = frames.select(table, options.filter, wanted)
     frames.one_row_per(rows, [options.panel, options.series, "position"])
     extra = [options.low, options.high, options.reference, "images", "pairs", "points"]
+    extra += frames.published_columns(rows, options.metric)
     order = in_network_order(rows["position"])
     return (
         rows.select(*dict.fromkeys([*wanted, *(c for c in extra if c in rows.columns)]))
@@ -87,6 +88,9 @@ def _rows(table: pl.DataFrame, options: Options) -> pl.DataFrame:
 def draw(table: pl.DataFrame, options: Options, theme: Theme) -> alt.TopLevelMixin:
     """Draw the bars; the highest bar of every series carries its value.
 
+    Open circles are published values, where the table has them
+    (:func:`reprscope.published.beside`).
+
     Raises
     ------
     UserError
@@ -96,7 +100,8 @@ def draw(table: pl.DataFrame, options: Options, theme: Theme) -> alt.TopLevelMix
     names = frames.distinct(rows, options.series)
     panels = frames.distinct(rows, options.panel)
     pick = alt.selection_point(name="series", fields=[options.series], bind="legend")
-    top = max(rows[c].max() for c in (options.metric, options.high) if c in rows.columns)  # type: ignore[type-var]
+    shown = [options.metric, options.high, *frames.published_columns(rows, options.metric)[:1]]
+    top = max(rows[c].max() for c in shown if c in rows.columns)  # type: ignore[type-var]
     charts = [
         _panel(
             rows.filter(pl.col(options.panel) == panel),
@@ -197,10 +202,12 @@ def _panel(
                 opacity=alt.condition("series", alt.value(0.85), alt.value(0.1)),
             )
         )
+    layers += _published(base.encode(x=x, xOffset=offset), rows, options, theme, number)
     # Two values side by side have room; more are turned to stand over their own bars.
-    place: dict[str, Any] = {"baseline": "bottom", "dy": -3}
+    clear = 4 if frames.published_columns(rows, options.metric) else 0
+    place: dict[str, Any] = {"baseline": "bottom", "dy": -3 - clear}
     if len(names) > 2:
-        place = {"angle": 270, "align": "left", "baseline": "middle", "dx": 4}
+        place = {"angle": 270, "align": "left", "baseline": "middle", "dx": 4 + clear}
     layers += frames.haloed(
         base.transform_filter("datum.best").encode(
             x=x,
@@ -221,6 +228,31 @@ def _panel(
         height=options.height,
         title=alt.Title(heading, frame="group") if heading else alt.Undefined,
     )
+
+
+def _published(
+    base: alt.Chart, rows: pl.DataFrame, options: Options, theme: Theme, number: str
+) -> list[alt.Chart]:
+    """Open circles at the published values."""
+    columns = frames.published_columns(rows, options.metric)
+    if not columns:
+        return []
+    value, place = columns
+    circles = base.transform_filter(f"isValid(datum['{value}'])").mark_point(
+        filled=True, fill="white", stroke=theme.ink, strokeWidth=1.2, size=34, aria=False
+    )
+    return [
+        circles.encode(
+            y=alt.Y(f"{value}:Q"),
+            opacity=alt.condition("series", alt.value(0.9), alt.value(0.1)),
+            tooltip=[
+                alt.Tooltip("block:N"),
+                alt.Tooltip(f"{options.series}:N"),
+                alt.Tooltip(f"{value}:Q", title="published", format=number),
+                alt.Tooltip(f"{place}:N", title="in"),
+            ],
+        )
+    ]
 
 
 def _reference(rows: pl.DataFrame, options: Options, theme: Theme, number: str) -> list[alt.Chart]:
@@ -259,6 +291,7 @@ def caption(table: pl.DataFrame, options: Options) -> str:
         text += " Error bars are 95 % bootstrap intervals."
     if options.reference in rows.columns:
         text += f" The dashed rule is {words(options.reference)}."
+    text += frames.published_note(rows, options.metric, "Open circles")
     best = rows.filter("best")
     panels = frames.distinct(rows, options.panel)
     text += " Highest: " + "; ".join(

@@ -17,6 +17,7 @@ from reprscope.figures.labels import block_label, in_network_order, words
 from reprscope.figures.theme import Theme
 
 ROW = 22
+ROW_WITH_PUBLISHED = 32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +55,8 @@ def _rows(table: pl.DataFrame, options: Options) -> pl.DataFrame:
     rows = frames.select(table, options.filter, wanted)
     frames.one_row_per(rows, wanted[:3])
     order = in_network_order(rows["position"])
-    extra = [c for c in ("images", "pairs", "points") if c in rows.columns]
+    extra: list[str] = [c for c in ("images", "pairs", "points") if c in rows.columns]
+    extra += frames.published_columns(rows, options.metric)
     return (
         rows.select(*dict.fromkeys([*wanted, *extra]))
         .with_columns(
@@ -71,6 +73,9 @@ def _rows(table: pl.DataFrame, options: Options) -> pl.DataFrame:
 def draw(table: pl.DataFrame, options: Options, theme: Theme) -> alt.TopLevelMixin:
     """Draw the table; the highest value of every column is framed and bold.
 
+    Small numbers are published values, where the table has them
+    (:func:`reprscope.published.beside`).
+
     Raises
     ------
     UserError
@@ -83,6 +88,8 @@ def draw(table: pl.DataFrame, options: Options, theme: Theme) -> alt.TopLevelMix
     stops = np.linspace(low, high if high > low else low + 1, len(theme.sequence()))
     width = max(56, (theme.width - 90) // (len(panels) * len(names)) - 6)
     columns = max(min(width, 118), 7 * max(len(str(n)) for n in names) + 8) * len(names)
+    published = frames.published_columns(rows, options.metric)
+    place: dict[str, Any] = {"dy": -6} if published else {}
     charts = []
     for number, panel in enumerate(panels):
         here = rows.filter(pl.col(options.panel) == panel)
@@ -90,6 +97,12 @@ def draw(table: pl.DataFrame, options: Options, theme: Theme) -> alt.TopLevelMix
         here = here.with_columns(
             dark=_is_dark(theme.map_colours(values.fill_null(low), low, high)),
             label=pl.Series([_print(value, options) for value in values], dtype=pl.String),
+            published=pl.Series(
+                [_print(value, options) for value in here[published[0]]]
+                if published
+                else [None] * len(here),
+                dtype=pl.String,
+            ),
         )
         base = alt.Chart(alt.InlineData(values=frames.records(here))).encode(
             x=alt.X(
@@ -125,6 +138,11 @@ def draw(table: pl.DataFrame, options: Options, theme: Theme) -> alt.TopLevelMix
                 alt.Tooltip("block:N"),
                 alt.Tooltip(f"{options.metric}:Q", format=".2%" if options.percent else ".4~g"),
                 *(
+                    [alt.Tooltip("published:N"), alt.Tooltip(f"{published[1]}:N", title="in")]
+                    if published
+                    else []
+                ),
+                *(
                     alt.Tooltip(f"{column}:Q", format=",")
                     for column in ("images", "pairs", "points")
                     if column in rows.columns
@@ -138,12 +156,23 @@ def draw(table: pl.DataFrame, options: Options, theme: Theme) -> alt.TopLevelMix
                     cells,
                     best.mark_rect(fill=None, stroke=theme.ink, strokeWidth=2, aria=False),
                     base.transform_filter("!datum.best")
-                    .mark_text()
+                    .mark_text(**place)
                     .encode(text="label:N", color=_contrast(theme)),
-                    best.mark_text(fontWeight=700).encode(text="label:N", color=_contrast(theme)),
+                    best.mark_text(fontWeight=700, **place).encode(
+                        text="label:N", color=_contrast(theme)
+                    ),
+                    *(
+                        [
+                            base.mark_text(
+                                dy=7, fontSize=theme.font_size - 2, opacity=0.8, aria=False
+                            ).encode(text="published:N", color=_contrast(theme))
+                        ]
+                        if published
+                        else []
+                    ),
                 ],
                 width=columns,
-                height=ROW * len(blocks),
+                height=(ROW_WITH_PUBLISHED if published else ROW) * len(blocks),
                 title=alt.Title(str(panel), anchor="middle", fontSize=theme.font_size + 1),
             )
         )
@@ -172,6 +201,7 @@ def caption(table: pl.DataFrame, options: Options) -> str:
         f"(network order, top to bottom) and {words(options.columns)}"
         f"{f' ({where})' if where else ''}{f', over {over}' if over else ''}. The highest "
         "value of every column is framed."
+        + frames.published_note(rows, options.metric, "Small numbers")
     )
 
 

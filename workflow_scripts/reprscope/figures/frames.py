@@ -9,6 +9,7 @@ from typing import Any
 import altair as alt
 import polars as pl
 
+from reprscope import published
 from reprscope.errors import UserError
 from reprscope.figures.theme import Theme
 
@@ -155,6 +156,26 @@ def count(table: pl.DataFrame, column: str, noun: str) -> str:
     low, high = int(numbers.min()), int(numbers.max())  # type: ignore[arg-type]
     many = f"{low:,}" if low == high else f"{low:,} to {high:,}"
     return f"{many} {noun}" if (low, high) != (1, 1) else f"1 {noun.removesuffix('s')}"
+
+
+def published_columns(table: pl.DataFrame, metric: str) -> list[str]:
+    """Columns with the published values of a metric and where they stand; none if all are null.
+
+    See :func:`reprscope.published.beside`.
+    """
+    value = published.PREFIX + metric
+    if value not in table.columns or table[value].is_null().all():
+        return []
+    return [value, value + published.FROM]
+
+
+def published_note(rows: pl.DataFrame, metric: str, marks: str) -> str:
+    """Sentence of a caption on the marks of published values; empty if there are none."""
+    columns = published_columns(rows, metric)
+    if not columns:
+        return ""
+    places = rows.drop_nulls(columns)[columns[1]].unique().sort().to_list()
+    return f" {marks}: published ({'; '.join(places)})."
 
 
 def finish(chart: Any, theme: Theme, *, title: str) -> alt.TopLevelMixin:

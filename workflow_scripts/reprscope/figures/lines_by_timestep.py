@@ -95,6 +95,7 @@ def _rows(table: pl.DataFrame, options: Options) -> tuple[pl.DataFrame, pl.DataF
         rules = pl.concat([rules, reference])
     frames.one_row_per(rows, [options.panel, options.x, "position"])
     extra = [options.low, options.high, "images", "pairs", "points"]
+    extra += frames.published_columns(rows, options.metric)
     order = in_network_order(rows["position"])
     rows = (
         rows.select(*dict.fromkeys([*wanted, *(c for c in extra if c in rows.columns)]))
@@ -126,7 +127,8 @@ def draw(table: pl.DataFrame, options: Options, theme: Theme) -> alt.TopLevelMix
     """Draw the lines with their bands; a click in the legend singles out a block.
 
     Bands of more than 17 lines would hide each other, so those are left to the tooltips. The
-    highest point of every panel carries its value.
+    highest point of every panel carries its value. Open circles are published values, where the
+    table has them (:func:`reprscope.published.beside`).
 
     Raises
     ------
@@ -139,7 +141,8 @@ def draw(table: pl.DataFrame, options: Options, theme: Theme) -> alt.TopLevelMix
     room = theme.width - AXIS_WIDTH - (BASELINE_WIDTH if len(rules) else 0)
     room -= LEGEND_WIDTH if rows["block"].n_unique() <= MANY else 0
     width = max(120, (room - (columns - 1) * (SPACING + AXIS_WIDTH // 2)) // columns)
-    tops = [rows[c].max() for c in (options.metric, options.high) if c in rows.columns]
+    shown = [options.metric, options.high, *frames.published_columns(rows, options.metric)[:1]]
+    tops = [rows[c].max() for c in shown if c in rows.columns]
     tops += [rules["value"].max()] if len(rules) else []
     top = 1.06 * max(float(value) for value in tops)  # type: ignore[arg-type]
     pick = alt.selection_point(name="block", fields=["block"], bind="legend")
@@ -245,6 +248,7 @@ def _panel(
             opacity=alt.condition("block", alt.value(1.0), alt.value(0.12)), tooltip=tooltip
         )
     )
+    layers += _published(base.encode(x=x, color=colour), rows, options, number)
     best = _best(rows, options)
     if best is not None:
         right = best[options.x] > steps[0] + 0.6 * (steps[-1] - steps[0])
@@ -266,6 +270,31 @@ def _panel(
         )
     layers[0] = layers[0].properties(name=f"{name}_first")
     return alt.LayerChart(layer=layers, name=name, width=width, height=options.height)
+
+
+def _published(
+    base: alt.Chart, rows: pl.DataFrame, options: Options, number: str
+) -> list[alt.Chart]:
+    """Open circles at the published values."""
+    columns = frames.published_columns(rows, options.metric)
+    if not columns:
+        return []
+    value, place = columns
+    circles = base.transform_filter(f"isValid(datum['{value}'])").mark_point(
+        filled=False, size=54, strokeWidth=1, aria=False
+    )
+    return [
+        circles.encode(
+            y=alt.Y(f"{value}:Q"),
+            opacity=alt.condition("block", alt.value(0.7), alt.value(0.08)),
+            tooltip=[
+                alt.Tooltip("block:N"),
+                alt.Tooltip(f"{options.x}:Q", title=words(options.x)),
+                alt.Tooltip(f"{value}:Q", title="published", format=number),
+                alt.Tooltip(f"{place}:N", title="in"),
+            ],
+        )
+    ]
 
 
 def _legend(blocks: list[str], theme: Theme) -> alt.Legend:
@@ -365,6 +394,7 @@ def caption(table: pl.DataFrame, options: Options) -> str:
     if len(rules):
         names = [words(name) for name in frames.distinct(rules, "baseline")]
         text += f" Dashed rules: {', '.join(names)}."
+    text += frames.published_note(rows, options.metric, "Open circles")
     peaks = []
     for panel in frames.distinct(rows, options.panel):
         best = _best(rows.filter(pl.col(options.panel) == panel), options)

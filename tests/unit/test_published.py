@@ -1,0 +1,327 @@
+"""Published values: every row is of a known model and place, and stands beside a study's own."""
+
+import json
+from pathlib import Path
+
+import polars as pl
+import pytest
+from reprscope import published, scorecard, specs
+from reprscope.comparison import matches
+from reprscope.errors import UserError
+from reprscope.models import registry
+from reprscope.models.denoiser import family
+from reprscope.published import beside
+from reprscope.study import parse, read
+
+ROOT = Path(__file__).parents[2]
+FOLDER = ROOT / "resources" / "published"
+INDEX = published.index(FOLDER)
+FILES = sorted(path.name for path in FOLDER.glob("*.csv"))
+
+
+@pytest.fixture(autouse=True)
+def in_the_project(monkeypatch):
+    monkeypatch.chdir(ROOT)
+
+
+@pytest.mark.parametrize("name", INDEX)
+def test_every_value_is_of_a_known_model_and_place(name):
+    entry = INDEX[name]
+    rows = published.values(entry, FOLDER)
+    assert rows["value"].is_finite().all()
+    # A ratio of two similarities near zero may be anything.
+    assert entry.metric == "relative" or rows["value"].is_between(-1, 10).all()
+    assert (rows["tolerance"] > 0).all()
+    keys = [c for c in rows.columns if c not in ("value", "tolerance")]
+    assert not rows.select(keys).is_duplicated().any()
+    for row in rows.iter_rows(named=True):
+        if "model" not in row:
+            assert entry.protocol is None
+            continue
+        architecture = registry.find(row["model"]).architecture
+        positions = family(architecture.family).positions(architecture.denoiser)
+        assert row["position"] in positions
+        assert 0 <= row["timestep"] < architecture.scheduler["num_train_timesteps"]
+        assert row["resolution"] % architecture.vae.factor == 0
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_every_row_of_a_file_is_in_exactly_one_entry(file):
+    taken = []
+    for entry in INDEX.values():
+        if entry.file == file:
+            rows = pl.read_csv(FOLDER / file).with_row_index("row")
+            for column, wanted in entry.rows.items():
+                allowed = wanted if isinstance(wanted, list) else [wanted]
+                rows = rows.filter(pl.col(column).is_in(allowed))
+            taken += rows["row"].to_list()
+    assert sorted(taken) == list(range(pl.read_csv(FOLDER / file).height))
+
+
+def test_every_file_is_described():
+    text = (FOLDER / "README.md").read_text()
+    assert [file for file in FILES if f"| {file} |" not in text] == []
+    assert {entry.file for entry in INDEX.values()} == set(FILES)
+
+
+# Golden values, from the documents themselves: (entry, what to look up, value in percent).
+GOLDEN = [
+    ("pck-by-timestep", {"model": "sd-1.5", "position": "up_blocks.1", "timestep": 800}, 5.61),
+    ("pck-by-timestep", {"model": "sd-1.5", "position": "up_blocks.1", "timestep": 75}, 47.58),
+    (
+        "pck-by-resolution",
+        {"model": "sd-turbo", "position": "up_blocks.1", "resolution": 768},
+        54.8,
+    ),
+    ("pck-by-resolution", {"model": "sdxl", "position": "up_blocks.0", "resolution": 1024}, 39.85),
+    ("pck-by-resolution", {"model": "sd-2.1", "position": "mid_block", "resolution": 512}, 8.0),
+    ("pck-baselines", {"estimator": "same_position"}, 5.49),
+    ("table-2-cifar10", {"model": "sd-1.5", "position": "mid_block"}, 83.03),
+    ("table-2-cifar100", {"model": "sdxl-turbo", "position": "down_blocks.2"}, 56.83),
+    ("table-2-tiny-imagenet", {"model": "sd-turbo", "position": "up_blocks.1"}, 39.67),
+    ("dense-degraded", {"view": "bgr-9", "position": "up_blocks.2"}, 78.9),
+    ("dense-degraded", {"view": "bgr-0", "position": "conv_in"}, 80.5),
+    ("pck-degraded", {"view": "overlay-4", "position": "up_blocks.1"}, 21.55),
+    ("depth-probe", {"region": "all", "position": "up_blocks.1.resnets.1"}, 61.9),
+    ("position-sd-2.1", {"grid": 8, "position": "down_blocks.3.resnets.1"}, 98.0),
+    ("groups-sd-1.5", {"groups": "corner", "position": "mid_block.resnets.1"}, 217.3),
+    ("norms-sd-1.5", {"position": "up_blocks.1.upsamplers.0"}, 379),
+]
+
+
+@pytest.mark.parametrize(("name", "keys", "percent"), GOLDEN)
+def test_golden_values(name, keys, percent):
+    rows = published.values(INDEX[name], FOLDER)
+    for column, value in keys.items():
+        rows = rows.filter(pl.col(column) == value)
+    assert len(rows) == 1
+    printed = len(str(percent).partition(".")[2])
+    assert round(100 * rows["value"][0], printed) == percent
+
+
+RAW = {
+    "title": "t",
+    "datasets": {
+        "pairs": {"source": "spair", "shards": 3, "urls": ["/a/copy.tar.gz"]},
+        "other": {"source": "menagerie", "images": 60},
+        "cut": {"source": "spair", "counts": {"images": 5}},
+    },
+    "views": {"flipped": {"operations": [{"hflip": {}}]}},
+    "models": {
+        "a": {"known": "sd-1.5"},
+        "own": {"path": "resources/models/nano-sd", "resolution": 64},
+        "twin": {"untrained": "a"},
+        "tuned": {"hub": "someone/tuned", "like": "sd-1.5"},
+    },
+    "hooksets": {"h": {"positions": ["mid", "up[*]"]}},
+    "protocols": {
+        "old": {
+            "pixels": "unit",
+            "posterior": "shared_sample",
+            "noise": "shared",
+            "rescaling": True,
+            "added_conditioning": False,
+            "coordinates": "integer",
+        }
+    },
+    "prompts": {"cat": "a cat"},
+    "tasks": {
+        "m": {"kind": "correspondence", "bootstrap": 10},
+        "strict": {"kind": "correspondence", "strict": True},
+    },
+}
+MINE = {
+    "name": "mine",
+    "tasks": ["m"],
+    "datasets": ["pairs"],
+    "models": ["a", "own"],
+    "positions": ["mid", "up[1]"],
+    "resolutions": [512],
+    "timesteps": [50, 100],
+    "seeds": [42, 43],
+    "protocols": ["old", "standard"],
+    "figures": [{"name": "f", "kind": "lines_by_timestep"}],
+}
+
+
+def study_with(**changes):
+    """A study of one experiment that repeats a corner of figure 7, under names of its own."""
+    return parse(RAW | {"experiments": [MINE | changes]})
+
+
+def found(study):
+    return matches(study, study.experiments["mine"])
+
+
+def table_of(study):
+    """What the experiment's table would hold: PCK of 0.1, 0.2, … in the order of the rows."""
+    rows = [
+        specs.keys(m)
+        | {"position": position, "split": split, "estimator": "cosine", "alpha": 0.1}
+        | {"average": "point"}
+        for m in study.measurements(study.experiments["mine"])
+        for position in ("mid_block", "up_blocks.1")
+        for split in ("validation", "test")
+    ]
+    values = pl.Series([0.1 * number for number in range(1, len(rows) + 1)])
+    return pl.DataFrame(rows).with_columns(pck=values, low=values - 0.01, high=values + 0.01)
+
+
+def test_a_match_is_of_what_things_are_and_not_of_their_names():
+    first, second = found(study_with())
+    assert (first.entry, second.entry) == ("pck-by-timestep", "pck-by-resolution")
+    assert first.names == {
+        "task": ["m"],
+        "dataset": ["pairs"],
+        "prompt": ["empty"],
+        "protocol": ["old"],
+    }
+    assert (first.models, first.views) == ({"sd-1.5": ["a"]}, {"identity": ["identity"]})
+    assert [match.entry for match in found(study_with(tasks=["strict"]))] == ["pck-baselines"]
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("models", "own"),
+        ("models", "twin"),
+        ("models", "tuned"),
+        ("datasets", "other"),
+        ("datasets", "cut"),
+        ("protocols", "standard"),
+        ("prompts", "cat"),
+        ("views", "flipped"),
+        ("seeds", 0),
+        ("timesteps", 51),
+        ("resolutions", 320),
+    ],
+)
+def test_anything_else_is_no_match(key, value):
+    assert found(study_with(**{key: [value]})) == []
+
+
+def test_values_stand_beside_their_rows_and_no_others():
+    study = study_with()
+    table = table_of(study)
+    both = beside(table, found(study))
+    assert both.drop("published_pck", "published_pck_from").equals(table)
+    has = both.filter(pl.col("published_pck").is_not_null())
+    # Of one model, one protocol, one seed and one split: two timesteps and two positions.
+    assert has.select("model", "protocol", "seed", "split").unique().rows() == [
+        ("a", "old", 42, "test")
+    ]
+    values = {(row["position"], row["timestep"]): row["published_pck"] for row in has.to_dicts()}
+    csv = pl.read_csv(FOLDER / "pck_by_timestep.csv").filter(
+        pl.col("model") == "sd-1.5",
+        pl.col("position").is_in(["mid_block", "up_blocks.1"]),
+        pl.col("timestep").is_in([50, 100]),
+    )
+    assert values == {(p, t): v for _, p, t, v in csv.rows()}
+    # Figure 8 has two of the four as well; figure 7 has all, so that a line is of one source.
+    assert has["published_pck_from"].to_list() == ["thesis, figure 7"] * 4
+    assert beside(table, []).equals(table)
+
+
+def test_a_table_that_lacks_a_key_is_named():
+    study = study_with()
+    with pytest.raises(UserError, match=r"pck-by-timestep.*estimator"):
+        beside(table_of(study).drop("estimator"), found(study))
+
+
+def test_figures_depend_on_the_index_and_read_only_the_files_that_match():
+    study = study_with()
+    spec = json.loads(specs.figure(study, "mine", "f"))
+    assert [m["entry"] for m in spec["published"]["matches"]] == [m.entry for m in found(study)]
+    assert spec["published"]["index"]["pck-by-timestep"]["item"] == "figure 7"
+    assert published.files(["pck-by-timestep"]) == [
+        "resources/published/index.yaml",
+        "resources/published/pck_by_timestep.csv",
+    ]
+    assert published.files([]) == []
+    nothing = json.loads(specs.figure(study_with(models=["own"]), "mine", "f"))
+    assert nothing["published"] == {"matches": [], "index": {}}
+
+
+def test_the_scorecard_has_every_number_and_ours_beside_those_that_are_measured():
+    study = study_with()
+    table = table_of(study)
+    card = scorecard.scorecard([("mine", table, found(study))])
+    assert len(card) == sum(len(pl.read_csv(FOLDER / file)) for file in FILES)
+    ours = card.filter(pl.col("ours").is_not_null())
+    assert ours["experiment"].unique().to_list() == ["mine"]
+    counts = ours.group_by("item").len().sort("item").rows()
+    assert counts == [("figure 7", 4), ("figure 8", 2)]
+    for row in ours.iter_rows(named=True):
+        here = table.filter(
+            pl.col("model") == "a",
+            pl.col("protocol") == "old",
+            pl.col("seed") == 42,
+            pl.col("split") == "test",
+            pl.col("timestep") == row["timestep"],
+            pl.col("position") == row["position"],
+        )
+        assert here["pck"].to_list() == [row["ours"]]
+        assert row["low"] == row["ours"] - 0.01 and row["high"] == row["ours"] + 0.01
+        assert row["difference"] == row["ours"] - row["published"]
+        assert row["within"] is (abs(row["difference"]) <= 0.003)
+    missing = card.filter(pl.col("ours").is_null())
+    assert missing["difference"].null_count() == missing["within"].null_count() == len(missing)
+    seven = missing.filter(pl.col("item") == "figure 7")
+    assert seven["experiment"].unique().to_list() == ["studies/thesis.yaml: figure-7"]
+
+
+def test_agreement_counts_up_to_the_tolerance_and_no_further():
+    study = study_with()
+    csv = pl.read_csv(FOLDER / "pck_by_timestep.csv").filter(
+        pl.col("model") == "sd-1.5", pl.col("position") == "mid_block", pl.col("timestep") == 50
+    )
+    for off, within in ((0.0, True), (0.0029, True), (-0.003, True), (0.0031, False)):
+        value = csv["value"][0] + off
+        table = table_of(study).with_columns(pck=pl.lit(value))
+        card = scorecard.scorecard([("mine", table, found(study))])
+        row = card.filter(
+            pl.col("item") == "figure 7",
+            pl.col("ours").is_not_null(),
+            pl.col("position") == "mid_block",
+            pl.col("timestep") == 50,
+        )
+        assert row["within"].to_list() == [within]
+
+
+def test_the_summary_counts_and_names_the_worst():
+    study = study_with()
+    table = table_of(study)
+    empty = scorecard.scorecard([])
+    assert "none of them" in scorecard.sentences(empty)[1]
+    card = scorecard.scorecard([("mine", table, found(study))])
+    summary = scorecard.summary(card)
+    assert summary["values"].sum() == len(card)
+    row = summary.filter(pl.col("item") == "figure 7").row(0, named=True)
+    ours = card.filter(pl.col("item") == "figure 7", pl.col("ours").is_not_null())
+    worst = max(ours["difference"].to_list(), key=abs)
+    assert (row["values"], row["compared"], row["worst_difference"]) == (561, 4, worst)
+    assert row["within"] == ours["within"].sum()
+    assert row["missing_from"] == "studies/thesis.yaml: figure-7"
+    assert scorecard.sentences(card)[1].startswith("This study measures 6 of them again; ")
+
+
+STUDIES = {name: read(ROOT / f"studies/{name}.yaml") for name in ("thesis", "paper")}
+
+
+@pytest.mark.parametrize("name", [name for name, entry in INDEX.items() if entry.experiment])
+def test_the_experiment_that_is_named_measures_every_value(name):
+    entry = INDEX[name]
+    study = parse(STUDIES[entry.study])
+    experiment = study.experiments[entry.experiment]
+    match = next(m for m in matches(study, experiment) if m.entry == name)
+    rows = published.renamed(published.values(entry), match)
+    assert len(rows) >= len(published.values(entry))
+    measured = pl.DataFrame(
+        [
+            m.wildcards() | {"position": position}
+            for m in study.measurements(experiment)
+            for position in study.positions(experiment, m.model)
+        ]
+    )
+    keys = [column for column in rows.columns if column in measured.columns]
+    assert rows.join(measured, on=keys, how="anti").is_empty()
