@@ -29,6 +29,7 @@ from reprscope.figures.theme import SCHEMES, UNET_BLOCKS, Theme, register
 KINDS = {
     "block_bars": tables.probe,
     "block_table": tables.probe,
+    "lines_by_layer": tables.layers,
     "lines_by_timestep": tables.correspondence,
     "similarity_maps": tables.similarity,
     "token_maps": tables.tokens,
