@@ -45,6 +45,28 @@ def probe() -> pl.DataFrame:
     return pl.DataFrame(rows)
 
 
+LAYERS = [
+    "conv_in",
+    *(f"down_blocks.{i}.{part}" for i in range(4) for part in ("resnets.0", "downsamplers.0")),
+    *(f"mid_block.{part}" for part in ("resnets.0", "attentions.0", "resnets.1")),
+    *(f"up_blocks.{i}.{part}" for i in range(4) for part in ("resnets.0", "attentions.0")),
+    "conv_out",
+]
+
+
+def layers() -> pl.DataFrame:
+    """A value for each layer and model, about 1, in an order that is not the network's."""
+    rng = np.random.default_rng(5)
+    rows = []
+    for model in MODELS:
+        for position in reversed(LAYERS):
+            accuracy = float(np.exp(rng.normal(-1, 0.4)))
+            interval = {"low": accuracy - 0.03, "high": accuracy + 0.03}
+            counts = {"images": 100, "grid": 8, "chance": 0.125}
+            rows.append(keys(model, 50, position) | counts | {"accuracy": accuracy} | interval)
+    return pl.DataFrame(rows)
+
+
 def correspondence() -> pl.DataFrame:
     rng = np.random.default_rng(1)
     fixed = {"random": 0.02, "same_position": 0.055, "same_place_in_box": 0.21}

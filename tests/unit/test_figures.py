@@ -32,6 +32,7 @@ KINDS = {
     "block_table": tables.probe,
     "gains": tables.gains,
     "lines_by_threshold": tables.search,
+    "lines_by_layer": tables.layers,
     "lines_by_timestep": tables.correspondence,
     "offset_maps": tables.offsets,
     "histograms": tables.histograms,
