@@ -307,27 +307,26 @@ class Study:
         return resolve(experiment.positions, self.models[model].positions, entry=entry)
 
     def hooksets_of(self, experiment: Experiment, model: str) -> list[str]:
-        """Hook sets that hold an experiment's positions: for each, the first that has it.
+        """Hook sets that hold an experiment's positions.
 
-        For a task that looks at positions side by side, the first set that holds all of them.
+        The first set that holds all of them, so that a task sees them side by side; if there is
+        none, for each position the first that has it.
 
         Raises
         ------
         UserError
             If a position is in no set that stores what the task can use.
         """
-        task = tasks.load(self.kind(experiment))
-        accepted = task.STORES
+        accepted = tasks.load(self.kind(experiment)).STORES
         usable = {
             name: set(hookset.resolve(self.models[model]))
             for name, hookset in self.hooksets.items()
             if hookset.store in accepted
         }
         positions = self.positions(experiment, model)
-        if getattr(task, "TOGETHER", False):
-            whole = [name for name, held in usable.items() if held.issuperset(positions)]
-            if whole:
-                return whole[:1]
+        whole = [name for name, held in usable.items() if held.issuperset(positions)]
+        if whole:
+            return whole[:1]
         chosen: dict[str, None] = {}
         for position in positions:
             holder = next((name for name, held in usable.items() if position in held), None)

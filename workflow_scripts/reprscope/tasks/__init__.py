@@ -60,9 +60,8 @@ class Task(Protocol):
         companions, ``companions``, their representations by name.
         """
 
-    # Optional: ``TOGETHER``, true if it compares positions, which then are read from one hook set
-    # if there is one with all of them; ``companions(parameters)``, see :func:`companions`;
-    # ``findings(table)``, see :mod:`reprscope.findings`.
+    # Optional: ``companions(parameters)``, see :func:`companions`; ``findings(table)``, see
+    # :mod:`reprscope.findings`.
 
     def summarise(self, measurements: pl.DataFrame, parameters: Any, /) -> pl.DataFrame:
         """Aggregate measurements, with intervals, keeping the column ``position``."""

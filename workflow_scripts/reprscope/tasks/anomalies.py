@@ -44,8 +44,6 @@ if TYPE_CHECKING:
 NEEDS: Final[frozenset[str]] = frozenset()
 STORES: Final = frozenset({"tokens"})
 PROTOCOL: Final[frozenset[str]] = frozenset()
-TOGETHER: Final = True
-"""Where patches are found decides what is measured elsewhere: positions share one hook set."""
 
 GROUPS: Final = ("anomalies", "highest norm")
 LABELLED: Final = "labels"

@@ -54,8 +54,6 @@ if TYPE_CHECKING:
 NEEDS: Final = frozenset({"depth"})
 STORES: Final = frozenset({"tokens"})
 PROTOCOL: Final[frozenset[str]] = frozenset()
-TOGETHER: Final = True
-"""Where patches are found decides what is measured elsewhere: positions share one hook set."""
 
 REGIONS: Final = ("all", "corner", "border", "anomalous")
 SCORED: Final = ("validation", "test")
