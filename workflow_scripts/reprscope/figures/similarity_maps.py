@@ -171,7 +171,7 @@ def draw(table: pl.DataFrame, options: Options, theme: Theme) -> alt.TopLevelMix
         height=round(y),
         theme=theme,
         formats={options.metric: ".3f"},
-        extra=[*_rings(marks, side), _legend(low, high, options, theme)],
+        extra=[*_rings(marks, side), legend(low, high, options.legend_title, theme)],
         title=options.title,
     )
 
@@ -188,7 +188,7 @@ def _rings(marks: list[dict[str, float]], side: float) -> list[alt.Chart]:
     ]
 
 
-def _legend(low: float, high: float, options: Options, theme: Theme) -> alt.Chart:
+def legend(low: float, high: float, title: str, theme: Theme) -> alt.Chart:
     """Two invisible points that carry the colour legend."""
     colours = theme.sequence()
     stops = np.linspace(low, high, len(colours)).round(6).tolist()
@@ -202,7 +202,7 @@ def _legend(low: float, high: float, options: Options, theme: Theme) -> alt.Char
                 "end:Q",
                 scale=alt.Scale(domain=stops, range=colours),
                 legend=alt.Legend(
-                    title=options.legend_title,
+                    title=title,
                     orient="bottom",
                     direction="horizontal",
                     gradientLength=220,
