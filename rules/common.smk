@@ -40,7 +40,7 @@ wildcard_constraints:
     protocol=r"[^/_]+",
     hookset=r"[^/_]+",
     task=r"[^/_]+",
-    experiment=r"[^/_]+",
+    experiment=r"(?!scorecard\.)[^/_]+",
     figure=r"[^/_]+",
     resolution=r"\d+",
     pixels=r"[^/_]+",
