@@ -126,7 +126,7 @@ def _rows(table: pl.DataFrame, options: Options) -> pl.DataFrame:
             *(
                 tuple(row[f"{side}_{part}"] for part in ("value", "low", "high"))
                 for side in ("first", "second")
-            )  # type: ignore[arg-type]
+            )
         )
         for row in both.iter_rows(named=True)
     ]

@@ -207,7 +207,7 @@ def measure(
             for image in splits[split]:
                 queries = _image_tokens(representations, position, image, grid)
                 predicted = probe.predict(queries)
-                common = {"position": position, "split": split, "image_id": image}
+                common: dict[str, Any] = {"position": position, "split": split, "image_id": image}
                 common |= {"height": grid[0], "width": grid[1]}
                 rows += _scores(predicted, grid, parameters.grids, common)
                 if image in examples and split == "test":
