@@ -23,11 +23,15 @@ def main(measurements: list[Path], out: Path, spec: str) -> None:
         for name, values in settings["tasks"].items()
     }
     parts = []
+    missing: dict[tuple[str | int, ...], set[str]] = {}
     for path, keys in zip(measurements, settings["measurements"], strict=True):
         summary = task.summarise(pl.read_parquet(path), parameters[keys["task"]])
-        positions = [*settings["positions"][keys["model"]], tasks.PICTURE]
-        wanted = summary.filter(pl.col("position").is_in(positions))
-        parts.append(wanted.select(*(pl.lit(v).alias(k) for k, v in keys.items()), pl.all()))
+        positions = {*settings["positions"][keys["model"]], tasks.PICTURE}
+        # Two hook sets may hold one position; it is taken from the first.
+        wanted = missing.setdefault(tuple(keys.values()), positions)
+        rows = summary.filter(pl.col("position").is_in(sorted(wanted)))
+        wanted -= set(rows["position"])
+        parts.append(rows.select(*(pl.lit(v).alias(k) for k, v in keys.items()), pl.all()))
     write_frame(pl.concat(parts), out, spec=spec)
 
 

@@ -218,7 +218,7 @@ def _image(
     rgb = _raster(inside, weights, options, theme)
     shown = (right - left) / (x_domain[1] - x_domain[0]) * width
     tall = (top - bottom) / (y_domain[1] - y_domain[0]) * options.height
-    counted = {
+    counted: dict[str, Any] = {
         column: int(inside[column][0])
         for column in ("images", "tokens")
         if column in inside.columns
