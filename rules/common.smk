@@ -129,7 +129,9 @@ def scorecard_inputs():
     """All published values, and the tables of experiments that measure some of them again."""
     return {
         "published": published.files(list(published.index())),
-        "tables": [paths.TABLE.format(experiment=name) for name in specs.compared(study)],
+        "tables": [
+            paths.TABLE.format(experiment=name) for name in specs.compared(study)
+        ],
     }
 
 

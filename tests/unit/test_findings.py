@@ -55,6 +55,29 @@ def test_sentences_state_the_numbers_of_the_chosen_row():
     assert "mid at t = 0" in second
 
 
+def test_every_condition_has_a_sentence_that_names_it():
+    base = TABLE.with_columns(
+        dataset=pl.lit("digits"),
+        classes=pl.lit(10),
+        images=pl.lit(300),
+        low=pl.col("accuracy"),
+        high=pl.col("accuracy"),
+        chance=pl.lit(0.1),
+        resolution=pl.lit(64),
+    )
+    thesis = base.with_columns(protocol=pl.lit("thesis"), accuracy=1 - pl.col("accuracy"))
+    table = pl.concat([base.with_columns(protocol=pl.lit("standard")), thesis])
+    said = list(linear_probe.findings(table).sentences)
+    assert len(said) == 4
+    # Each protocol has its own best block: the worst of one is the best of the other.
+    of_a = [sentence for sentence in said if sentence.startswith("a ")]
+    assert "up[1] at t = 0: 55.0 %" in of_a[0] and "of digits (protocol standard) (" in of_a[0]
+    assert "up[1] at t = 50: 20.0 %" in of_a[1] and "of digits (protocol thesis) (" in of_a[1]
+    sizes = pl.concat([base, base.with_columns(resolution=pl.lit(128))])
+    said = " ".join(linear_probe.findings(sizes).sentences)
+    assert "(64 px)" in said and "(128 px)" in said and "protocol" not in said
+
+
 def test_correspondence_states_the_estimators_at_the_alpha_nearest_a_tenth():
     rows = [
         ("a", split, position, 50, estimator, alpha, "point", 40, score * (alpha / 0.1))

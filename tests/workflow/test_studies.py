@@ -19,7 +19,9 @@ BOTH_PROTOCOLS = 2
 
 # Counted by hand from the two files. Thesis: five models; SPair-71k has 6 shards, the three
 # classification sets 4, the cut-outs 2; SPair-71k is seen at 11 timesteps at 512 px, and at 256,
-# 768 and 1024 px at one of them.
+# 768 and 1024 px at one of them. Under the published protocol alone, the classification sets are
+# seen at 128 and 256 px, and at their own size at four timesteps.
+SMALL_SIZES, SMALL_TIMESTEPS = 2, 4
 THESIS = {
     "fetch_spair": 1,
     "fetch_cifar10": 1,
@@ -28,14 +30,19 @@ THESIS = {
     "fetch_cutouts": 1,
     "fetch_model": 5,
     "encode_prompts": 5,
-    "encode_images": 5 * BOTH_PROTOCOLS * (4 * 6 + 3 * 4 + 2),
-    "extract": 5 * BOTH_PROTOCOLS * ((11 + 3) * 6 + 3 * 4 + 2),
+    "encode_images": 5 * BOTH_PROTOCOLS * (4 * 6 + 3 * 4 + 2) + 5 * 3 * 4 * (SMALL_SIZES + 1),
+    "extract": 5 * BOTH_PROTOCOLS * ((11 + 3) * 6 + 3 * 4 + 2)
+    + 5 * 3 * 4 * (SMALL_SIZES + SMALL_TIMESTEPS),
     # Correspondence on both sets, similarity, and two probes on three sets; then the strict
     # measure once, and maps of two models at three timesteps.
-    "evaluate": 5 * BOTH_PROTOCOLS * (11 + 3 + 1 + 1 + 2 * 3) + 1 + 2 * BOTH_PROTOCOLS * 3,
+    "evaluate": 5 * BOTH_PROTOCOLS * (11 + 3 + 1 + 1 + 2 * 3)
+    + 1
+    + 2 * BOTH_PROTOCOLS * 3
+    + 5 * 3 * (SMALL_SIZES + SMALL_TIMESTEPS),
     "shapes": 1,
-    "tabulate": 8,
-    "figure": 4 * 2 + 1 + 3 + 5 + 2,
+    "tabulate": 8 + 3,
+    "figure": 4 * 2 + 1 + 3 + 5 + 2 + 4,
+    "scorecard": 1,
     "report": 1,
 }
 # Paper: three models, one set in 2 shards, one timestep, two tasks.
@@ -49,6 +56,7 @@ PAPER = {
     "shapes": 1,
     "tabulate": 2,
     "figure": 4,
+    "scorecard": 1,
     "report": 1,
 }
 

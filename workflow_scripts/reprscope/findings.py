@@ -57,6 +57,32 @@ def chosen_on_validation(table: pl.DataFrame, metric: str) -> pl.DataFrame:
     )
 
 
+def told_apart(table: pl.DataFrame) -> list[str]:
+    """What a sentence on each row must add so that it says under which condition it holds.
+
+    Parameters
+    ----------
+    table : frame
+        Such as :func:`chosen_on_validation` returns it.
+
+    Returns
+    -------
+    One text for each row: those of its condition that differ between the rows, such as
+    `` (protocol thesis, 512 px)``, or nothing. Datasets are left out, since sentences name them.
+    """
+    form = {"resolution": "{} px", "prompt": "prompt {}", "seed": "noise seed {}"}
+    differ = [
+        column
+        for column in CONDITION
+        if column != "dataset" and column in table.columns and table[column].n_unique() > 1
+    ]
+    texts = [
+        ", ".join(form.get(c, c + " {}").format(row[c]) for c in differ)
+        for row in table.iter_rows(named=True)
+    ]
+    return [f" ({text})" if text else "" for text in texts]
+
+
 def of_blocks(table: pl.DataFrame) -> pl.DataFrame:
     """Rows of a table with a ``position`` that are blocks, not layers inside them."""
     return table.filter(pl.col("position").is_in(blocks(table["position"].to_list())))

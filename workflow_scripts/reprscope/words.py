@@ -30,10 +30,18 @@ def introduction(study: Study) -> str:
                 f"trained (seed {model.untrained}), and shares its VAE and text encoder: what it "
                 "reaches, training did not bring."
             )
-    texts.append(
-        "Unless an experiment says otherwise, images are encoded to the mean of the VAE's "
-        "posterior, noise is drawn for each image from its own seed, and the prompt is empty."
-    )
+    protocols = {protocol for e in used for protocol in e.protocols}
+    if "standard" in protocols:
+        texts.append(
+            "Unless an experiment says otherwise, its protocol is standard: images are encoded to "
+            "the mean of the VAE's posterior and noise is drawn for each image from its own seed."
+        )
+    if "thesis" in protocols:
+        texts.append(
+            "The protocol thesis is the method behind the published numbers: among other things "
+            "all images share one noise map."
+        )
+    texts.append("The prompt is empty unless an experiment says otherwise.")
     return " ".join(texts)
 
 

@@ -21,7 +21,7 @@ import numpy as np
 import polars as pl
 
 from reprscope.errors import UserError
-from reprscope.findings import Findings, chosen_on_validation, interval, where
+from reprscope.findings import Findings, chosen_on_validation, interval, told_apart, where
 from reprscope.metrics import accuracy
 from reprscope.seeds import item_seed
 
@@ -311,8 +311,8 @@ def findings(table: pl.DataFrame) -> Findings:
             f"{row['model']} tells {row['classes']} classes apart best in "
             f"{where(row['position'], row['timestep'])}: "
             f"{interval(row['accuracy'], row['low'], row['high'])} of {row['images']} test images "
-            f"of {row['dataset']} (chance {100 * row['chance']:.1f} %)."
-            for row in best.iter_rows(named=True)
+            f"of {row['dataset']}{under} (chance {100 * row['chance']:.1f} %)."
+            for row, under in zip(best.iter_rows(named=True), told_apart(best), strict=True)
         ],
         best,
     )
