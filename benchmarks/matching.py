@@ -54,7 +54,8 @@ class Settings:
 
 BLOCKS = ("down_blocks.3", "mid_block", "up_blocks.0", "up_blocks.1", "up_blocks.2", "up_blocks.3")
 
-# SPair-71k has 12,234 test pairs between 1,800 images: 6.8 an image.
+# SPair-71k's 12,234 test pairs are the ordered pairs of some 27 images of each of 18 categories: 25
+# an image; here they are 18 an image.
 FULL = Settings(
     cases=(
         Case(
@@ -63,7 +64,7 @@ FULL = Settings(
             looped=1360,
             rounds=2,
             source=menagerie.Parameters(
-                images=200, validation=0.0, test=1.0, pairs_validation=0, pairs_test=1360
+                images=200, validation=0.0, test=1.0, pairs_validation=0, pairs_test=3600
             ),
         ),
         Case(
@@ -141,14 +142,19 @@ def measure(settings: Settings, workshop: Workshop) -> Result:
                 "seconds": loop,
             },
         ]
+        name, rate = case.name, points / median(ours)
         if isinstance(case.source, cutouts.Parameters):
-            records.append(row | _all_pairs(features, annotations))
+            # A part of the pairs, as above, reads nearly every image for a pair or two; the task
+            # that takes all of them is what the set is for.
+            every = row | _all_pairs(features, annotations)
+            records.append(every)
+            name, rate = f"all {name}", every["points"] / every["seconds"][0]
         ratios.append(
             Ratio(
-                name=f"correspondence, {case.name}",
+                name=f"correspondence, {name}",
                 against="the loop over pairs",
                 model=MODEL,
-                value=(points / median(ours)) / (compared / median(loop)),
+                value=rate / (compared / median(loop)),
                 least=20.0,
             )
         )

@@ -67,6 +67,7 @@ def test_the_whole_study_is_planned_without_weights_or_network(tmp_path, monkeyp
     shutil.copytree(ROOT / "studies", project.folder / "studies")
     monkeypatch.setitem(os.environ, "HF_HOME", str(tmp_path / "empty"))
     monkeypatch.setitem(os.environ, "HF_HUB_OFFLINE", "1")
+    project.edit("config.yaml", "timesteps_per_job: 6", "timesteps_per_job: 1")
     assert project.planned("--configfile", f"studies/{study}.yaml") == jobs
 
 
@@ -85,13 +86,13 @@ def test_its_figures_can_be_drawn_from_the_table_that_the_experiment_makes(
     entry = study.experiments[experiment]
     settings = json.loads(specs.tabulate(study, experiment))
     # What a small run needs less of; the table's form does not depend on it.
-    settings["parameters"] |= {
-        key: 2 for key in ("epochs", "bootstrap") if key in settings["parameters"]
-    }
+    for parameters in settings["tasks"].values():
+        parameters |= {key: 2 for key in ("epochs", "bootstrap") if key in parameters}
+    (parameters,) = settings["tasks"].values()
     task = tasks.load(settings["kind"])
     measured = task.measure(
         *_nine_images(dict.fromkeys(p for held in settings["positions"].values() for p in held)),
-        build(task.Parameters, settings["parameters"], entry=settings["kind"]),
+        build(task.Parameters, parameters, entry=settings["kind"]),
     )
     measured.write_parquet(tmp_path / "measured.parquet")
     # All measurements have the same numbers: only what tells them apart matters here.
