@@ -89,6 +89,12 @@ def test_gains_are_those_of_the_block_that_is_best_on_the_validation_split():
             assert row["label"] == f"{sign}{abs(100 * expected['gain']):.1f}"
 
 
+def test_no_gain_has_no_sign():
+    table = tables.gains().with_columns(gain=pl.col("gain") * 1e-3)
+    _, rows = marks(draw("gains", table), "point")[0]
+    assert {row["label"] for row in rows} == {"0.0"}
+
+
 def test_several_blocks_have_their_own_colours():
     spec = draw("gains", tables.gains(), positions=TWO, filter={"model": "nano-sd"})
     ((part, rows),) = marks(spec, "point")

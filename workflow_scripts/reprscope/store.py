@@ -304,11 +304,17 @@ class Representations:
             if runs and runs[-1][0] == shard and runs[-1][2] == start:
                 start = runs.pop()[1]
             runs.append((shard, start, stop))
+        # HDF5's own calls: h5py's selections take longer than reading a small map.
+        shards = {shard for shard, _, _ in runs}
+        tables = {shard: self._table(shard, position, "tokens") for shard in shards}
+        spaces = {shard: table.id.get_space() for shard, table in tables.items()}
         for shard, start, stop in runs:
-            table = self._table(shard, position, "tokens")
-            with _whole(table):
-                table.read_direct(out, np.s_[start:stop], np.s_[filled : filled + stop - start])
-            filled += stop - start
+            shape = (stop - start, out.shape[1])
+            spaces[shard].select_hyperslab((start, 0), shape)
+            part = out[filled : filled + shape[0]]
+            with _whole(tables[shard]):
+                tables[shard].id.read(h5py.h5s.create_simple(shape), spaces[shard], part)
+            filled += shape[0]
 
     def means(self, position: str) -> NDArray[np.float32]:
         """Spatial mean of every image's tokens, (images, channels), float32."""

@@ -148,7 +148,8 @@ def _panel(
     counts = [column for column in ("pairs", "points") if column in rows.columns]
     records = frames.records(rows.select(*fields, *counts))
     for record in records:
-        record["label"] = f"{record['value']:+.1f}".replace("-", "\N{MINUS SIGN}")
+        label = f"{record['value']:+.1f}".replace("-", "\N{MINUS SIGN}")
+        record["label"] = "0.0" if label[1:] == "0.0" else label
     base = alt.Chart(alt.InlineData(values=records))
     y = alt.Y(
         "variant:N",
