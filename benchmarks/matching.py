@@ -64,7 +64,7 @@ FULL = Settings(
             looped=1360,
             rounds=2,
             source=menagerie.Parameters(
-                images=200, validation=0.0, test=1.0, pairs_validation=0, pairs_test=3600
+                images=400, validation=0.0, test=1.0, pairs_validation=0, pairs_test=7200
             ),
         ),
         Case(
