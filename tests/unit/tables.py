@@ -304,3 +304,70 @@ def search() -> pl.DataFrame:
                         | {"images": 72, "tokens": 31, "patches": 19}
                     )
     return pl.DataFrame(rows)
+
+
+def degraded() -> pl.DataFrame:
+    """Accuracy by block under two degradations, in steps."""
+    rng = np.random.default_rng(8)
+    views = ["identity", *(f"{name}-{step}" for name in ("bgr", "blur") for step in (1, 2, 3))]
+    rows = []
+    for view in views:
+        for position in BLOCKS:
+            value = float(rng.uniform(0.3, 0.9))
+            counts = {"kind": "score", "images": 40, "tokens": 2560}
+            bounds = {"low": value - 0.02, "high": value + 0.02, "chance": 0.01}
+            rows.append(
+                keys("nano-sd", 50, position) | {"view": view, "accuracy": value} | counts | bounds
+            )
+    return pl.DataFrame(rows)
+
+
+def transfers() -> pl.DataFrame:
+    """Maps of one image found in its mirror image, at two blocks, with its picture."""
+    rng = np.random.default_rng(9)
+    names = {"image_id": "menagerie-00000", "source_id": "menagerie-00000"}
+    sizes = {"width": 64, "height": 64, "source_width": 64, "source_height": 64, "mirrored": True}
+    pictures = {"png": picture(64, 64), "source_png": picture(64, 64)}
+    rows = [keys("nano-sd", 50, "image") | names | {"kind": "image"} | sizes | pictures]
+    for position in ("mid_block", "up_blocks.1"):
+        grid = GRIDS[position]
+        for row, col in np.ndindex(grid, grid):
+            place = {"row": row, "col": col, "source_rows": grid, "source_cols": grid}
+            found = {"source_row": row, "source_col": int(rng.integers(grid))}
+            true = {"expected_x": 1 - (col + 0.5) / grid, "expected_y": (row + 0.5) / grid}
+            values = {"similarity": float(rng.uniform()), "error": float(rng.uniform(0, 32))}
+            values["percentile"] = float(rng.uniform())
+            common = keys("nano-sd", 50, position) | names | {"kind": "map"}
+            rows.append(common | place | found | true | values)
+    return pl.DataFrame(rows, infer_schema_length=None)
+
+
+def places() -> pl.DataFrame:
+    """Similarity of all tokens to each of a grid of places, on empty images."""
+    rows = []
+    for position, size in (("mid_block", 2), ("up_blocks.0", 4)):
+        for there in np.ndindex(size, size):
+            for here in np.ndindex(size, size):
+                near = 1 / (1 + np.hypot(here[0] - there[0], here[1] - there[1]))
+                rows.append(
+                    keys("nano-sd", 50, position)
+                    | {"reference_row": there[0], "reference_col": there[1]}
+                    | {"row": here[0], "col": here[1], "similarity": float(near), "images": 20}
+                )
+    return pl.DataFrame(rows)
+
+
+def differences() -> pl.DataFrame:
+    """Position bias with noise shared by all images and with noise drawn for each."""
+    rng = np.random.default_rng(10)
+    rows = []
+    for protocol, noise in (("standard", "per_image"), ("shared-noise", "shared")):
+        for timestep in (50, 500):
+            for position in BLOCKS:
+                share = float(rng.uniform(0.05, 0.9))
+                rows.append(
+                    keys("nano-sd", timestep, position)
+                    | {"protocol": protocol, "noise": noise, "share": share, "chance": 0.01}
+                    | {"low": share - 0.02, "high": share + 0.02, "pairs": 100, "within": 0}
+                )
+    return pl.DataFrame(rows)

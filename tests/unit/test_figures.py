@@ -29,7 +29,9 @@ from reprscope.figures.theme import SCHEMES, UNET_BLOCKS, Theme, register
 KINDS = {
     "at_a_glance": tables.glance,
     "block_bars": tables.probe,
+    "block_differences": tables.differences,
     "block_table": tables.probe,
+    "degradation_lines": tables.degraded,
     "gains": tables.gains,
     "lines_by_threshold": tables.search,
     "lines_by_layer": tables.layers,
@@ -37,8 +39,10 @@ KINDS = {
     "offset_maps": tables.offsets,
     "histograms": tables.histograms,
     "norm_maps": tables.norms,
+    "position_similarity": tables.places,
     "similarity_maps": tables.similarity,
     "token_maps": tables.tokens,
+    "transfer_maps": tables.transfers,
 }
 LABELS = [block_label(position) for position in tables.BLOCKS]
 

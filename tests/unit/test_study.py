@@ -258,10 +258,17 @@ def test_expansion_is_the_product_in_a_fixed_order(config):
 
 
 def test_a_new_hook_set_serves_only_the_positions_that_no_earlier_one_has(config):
-    config["hooksets"]["more"] = {"positions": ["conv-in", "mid"]}
+    config["hooksets"]["more"] = {"positions": ["conv-in"]}
     config["experiments"][1]["positions"] = ["conv-in", "mid"]
     study = parse(config)
     assert study.hooksets_of(study.experiments["correspondence"], "nano-sd") == ["more", "blocks"]
+
+
+def test_positions_that_one_hook_set_holds_together_are_read_from_it(config):
+    config["hooksets"]["more"] = {"positions": ["conv-in", "mid"]}
+    config["experiments"][1]["positions"] = ["conv-in", "mid"]
+    study = parse(config)
+    assert study.hooksets_of(study.experiments["correspondence"], "nano-sd") == ["more"]
 
 
 def test_positions_of_the_nano_model_include_the_layers_of_the_thesis():

@@ -3,6 +3,7 @@ import PIL.Image
 import polars as pl
 import pytest
 import skimage.data
+import torch
 from reprscope.coordinates import Affine
 from reprscope.data.canonical import encode_png
 from reprscope.encoding import encode
@@ -82,6 +83,7 @@ class Recorder:
     """Stands where the VAE and the store do, and keeps what the VAE is given."""
 
     factor = 1
+    device = torch.device("cpu")
 
     def __init__(self):
         self.seen = {}

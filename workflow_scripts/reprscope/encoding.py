@@ -59,7 +59,7 @@ def encode(
     UserError
         If a single image does not fit in memory.
     """
-    size = BatchSize(next(vae.module.parameters()).device)
+    size = BatchSize(vae.device)
     for _, group in images.group_by(["width", "height"], maintain_order=True):
         rows = group.select("image_id", "image").iter_rows()
         viewed = _view(rows, view, resolution=resolution, multiple=vae.factor * patch)

@@ -34,6 +34,11 @@ class VAE:
         self.module = module.eval().requires_grad_(False)
         self.factor = 2 ** (len(config["block_out_channels"]) - 1)
 
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return next(self.module.parameters()).device
+
     @torch.inference_mode()
     def encode(self, images: NDArray[np.uint8], *, pixels: Pixels) -> Posterior:
         """Posterior of a batch of images of one size.
@@ -49,8 +54,7 @@ class VAE:
         mean, logvar : arrays, (batch, h, w, channels), float32
             In the VAE's own units: not yet shifted and scaled.
         """
-        device = next(self.module.parameters()).device
-        values = to_range(torch.from_numpy(images).to(device), pixels)
+        values = to_range(torch.from_numpy(images).to(self.device), pixels)
         posterior = cast(Any, self.module).encode(values.permute(0, 3, 1, 2)).latent_dist
         return _channels_last(posterior.mean), _channels_last(posterior.logvar)
 
