@@ -62,7 +62,7 @@ import polars as pl
 
 from reprscope.coordinates import token_centre
 from reprscope.errors import UserError
-from reprscope.findings import Findings, chosen_on_validation, interval, where
+from reprscope.findings import Findings, chosen_on_validation, interval, told_apart, where
 from reprscope.metrics import correct, pck, random_correct, same_place_in_box
 from reprscope.models.positions import spell
 from reprscope.protocol import Coordinates
@@ -550,11 +550,11 @@ def findings(table: pl.DataFrame) -> Findings:
     best = chosen_on_validation(scored.filter(pl.col("estimator") == "cosine"), "pck")
     sentences = [
         f"{row['model']} finds {interval(row['pck'], row['low'], row['high'])} of {row['points']} "
-        f"test keypoints of {row['dataset']} within {alpha:g} of the target box in "
+        f"test keypoints of {row['dataset']}{under} within {alpha:g} of the target box in "
         f"{where(row['position'], row['timestep'])}{_gained(row)}."
-        for row in best.iter_rows(named=True)
+        for row, under in zip(best.iter_rows(named=True), told_apart(best), strict=True)
     ]
-    others = scored.filter((pl.col("estimator") != "cosine") & (pl.col("split") == "test"))
+    others = scored.filter(pl.col("estimator").is_in(BASELINES) & (pl.col("split") == "test"))
     reached = others.unique(["dataset", "estimator"], keep="first", maintain_order=True)
     for row in reached.iter_rows(named=True):
         name = row["estimator"].replace("_", " ")
