@@ -1,16 +1,13 @@
 """Stable Diffusion 1.5 at its full width and size, with random weights, on an ordinary machine."""
 
 import shutil
-from pathlib import Path
 
 import polars as pl
 import pytest
-import torch
-from diffusers import AutoencoderKL, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from project import make
 from reprscope.store import Representations
-from tiny_unets import NOISE, TOKENIZER
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from benchmarks.workshop import save_stable_diffusion
 
 STUDY = """
 title: Stable Diffusion 1.5 at full width
@@ -57,44 +54,9 @@ def folder(tmp_path):
     shutil.rmtree(tmp_path)
 
 
-def stable_diffusion(folder: Path) -> int:
-    """Save SD-1.5 with random weights in float16, and return the denoiser's parameters."""
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float16)
-    try:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            pipeline = StableDiffusionPipeline(
-                unet=UNet2DConditionModel(cross_attention_dim=768, sample_size=64),
-                vae=AutoencoderKL(
-                    down_block_types=("DownEncoderBlock2D",) * 4,
-                    up_block_types=("UpDecoderBlock2D",) * 4,
-                    block_out_channels=(128, 256, 512, 512),
-                    layers_per_block=2,
-                ),
-                text_encoder=CLIPTextModel(
-                    CLIPTextConfig(
-                        hidden_size=768,
-                        intermediate_size=3072,
-                        num_attention_heads=12,
-                        num_hidden_layers=12,
-                    )
-                ),
-                tokenizer=CLIPTokenizer.from_pretrained(TOKENIZER, model_max_length=77),
-                scheduler=PNDMScheduler(skip_prk_steps=True, set_alpha_to_one=False, **NOISE),
-                safety_checker=None,
-                feature_extractor=None,
-                requires_safety_checker=False,
-            )
-    finally:
-        torch.set_default_dtype(before)
-    pipeline.save_pretrained(folder)
-    return sum(parameter.numel() for parameter in pipeline.unet.parameters())
-
-
 def test_stable_diffusion_runs_at_full_width_with_the_shapes_of_the_thesis(folder):
     """Fetch, encode and extract one image at 512 px, within the memory that the rules ask for."""
-    parameters = stable_diffusion(folder / "model")
+    parameters = save_stable_diffusion(folder / "model")
     assert parameters == 859_520_964
     (folder / "study.yaml").write_text(STUDY.format(model=folder / "model"))
     project = make(folder / "project", folder / "study.yaml")

@@ -20,7 +20,6 @@ from reprscope.figures.labels import block_label, in_network_order, words
 from reprscope.figures.theme import Theme
 
 START: Final = "identity"
-MANY: Final = 17
 LEGEND_WIDTH: Final = 84
 AXIS_WIDTH: Final = 46
 SPACING: Final = 14
@@ -152,7 +151,9 @@ def draw(table: pl.DataFrame, options: Options, theme: Theme) -> alt.TopLevelMix
     rows = _rows(table, options)
     names = frames.distinct(rows, "degradation")
     columns = max(1, min(options.columns, len(names)))
-    room = theme.width - AXIS_WIDTH - (LEGEND_WIDTH if rows["block"].n_unique() <= MANY else 0)
+    room = (
+        theme.width - AXIS_WIDTH - (LEGEND_WIDTH if rows["block"].n_unique() <= frames.MANY else 0)
+    )
     width = max(90, (room - (columns - 1) * SPACING) // columns)
     pick = alt.selection_point(name="block", fields=["block"], bind="legend")
     interval = options.low in rows.columns and options.high in rows.columns
@@ -223,12 +224,12 @@ def _panel(
         "block:N",
         sort=blocks,
         scale=alt.Scale(domain=blocks, range=list(colours.values())),
-        legend=_legend(blocks, theme),
+        legend=frames.block_legend(blocks, theme),
     )
     base = alt.Chart(alt.InlineData(values=frames.records(rows.drop("position", "degradation"))))
     interval = options.low in rows.columns and options.high in rows.columns
     layers: list[alt.Chart] = []
-    if column == options.metric and interval and len(blocks) <= MANY:
+    if column == options.metric and interval and len(blocks) <= frames.MANY:
         layers.append(
             base.mark_area(aria=False).encode(
                 x=x,
@@ -279,19 +280,6 @@ def _panel(
     )
 
 
-def _legend(blocks: list[str], theme: Theme) -> alt.Legend:
-    """Blocks beside the panels; many layers below them, line by line."""
-    look: dict[str, Any] = {
-        "title": "block",
-        "symbolType": "stroke",
-        "symbolOpacity": 1,
-        "symbolLimit": 0,
-    }
-    if len(blocks) > MANY:
-        look |= {"orient": "bottom", "direction": "horizontal", "columns": theme.width // 140}
-    return alt.Legend(**look)
-
-
 def caption(table: pl.DataFrame, options: Options) -> str:
     """Say what the lines show, over how many images or pairs, and what each degradation costs."""
     rows = _rows(table, options)
@@ -307,7 +295,7 @@ def caption(table: pl.DataFrame, options: Options) -> str:
     if options.relative:
         text += " Below, the change relative to it."
     if options.low in rows.columns and options.high in rows.columns:
-        text += " Bands are 95 % bootstrap intervals." * (rows["block"].n_unique() <= MANY)
+        text += " Bands are 95 % bootstrap intervals." * (rows["block"].n_unique() <= frames.MANY)
     told = []
     for name in frames.distinct(rows, "degradation"):
         last = rows.filter(

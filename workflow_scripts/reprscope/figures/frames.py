@@ -27,6 +27,9 @@ KEYS = (
 )
 
 
+MANY = 17
+"""Lines of more blocks would hide each other: their legend stands below, and bands are left out."""
+
 # What a figure shows of columns that its filter leaves open: test numbers, in the thesis' form.
 USUAL = {"split": "test", "alpha": 0.1, "average": "point"}
 
@@ -195,6 +198,19 @@ def haloed(chart: alt.Chart, **text: Any) -> list[alt.Chart]:
         "opacity": 0.85,
     }
     return [chart.mark_text(aria=False, **rim, **text), chart.mark_text(**text)]
+
+
+def block_legend(blocks: Sequence[str], theme: Theme) -> alt.Legend:
+    """Legend of blocks beside the panels; of many layers below them, line by line."""
+    look: dict[str, Any] = {
+        "title": "block",
+        "symbolType": "stroke",
+        "symbolOpacity": 1,
+        "symbolLimit": 0,
+    }
+    if len(blocks) > MANY:
+        look |= {"orient": "bottom", "direction": "horizontal", "columns": theme.width // 140}
+    return alt.Legend(**look)
 
 
 def _listing(values: Sequence[Any]) -> str:

@@ -16,7 +16,6 @@ from reprscope.figures.theme import Theme
 
 BASELINE_WIDTH = 104
 LEGEND_WIDTH = 84
-MANY = 17
 AXIS_WIDTH = 52
 SPACING = 18
 
@@ -139,7 +138,7 @@ def draw(table: pl.DataFrame, options: Options, theme: Theme) -> alt.TopLevelMix
     panels = frames.distinct(rows, options.panel)
     columns = max(1, min(options.columns, len(panels)))
     room = theme.width - AXIS_WIDTH - (BASELINE_WIDTH if len(rules) else 0)
-    room -= LEGEND_WIDTH if rows["block"].n_unique() <= MANY else 0
+    room -= LEGEND_WIDTH if rows["block"].n_unique() <= frames.MANY else 0
     width = max(120, (room - (columns - 1) * (SPACING + AXIS_WIDTH // 2)) // columns)
     shown = [options.metric, options.high, *frames.published_columns(rows, options.metric)[:1]]
     tops = [rows[c].max() for c in shown if c in rows.columns]
@@ -205,12 +204,12 @@ def _panel(
         "block:N",
         sort=blocks,
         scale=alt.Scale(domain=blocks, range=list(colours.values())),
-        legend=_legend(blocks, theme),
+        legend=frames.block_legend(blocks, theme),
     )
     interval = options.low in rows.columns and options.high in rows.columns
     base = alt.Chart(alt.InlineData(values=frames.records(rows.drop("position"))))
     layers: list[alt.Chart] = []
-    if interval and len(blocks) <= MANY:
+    if interval and len(blocks) <= frames.MANY:
         layers.append(
             base.mark_area(aria=False).encode(
                 x=x,
@@ -297,19 +296,6 @@ def _published(
     ]
 
 
-def _legend(blocks: list[str], theme: Theme) -> alt.Legend:
-    """Blocks beside the panels; many layers below them, line by line."""
-    look: dict[str, Any] = {
-        "title": "block",
-        "symbolType": "stroke",
-        "symbolOpacity": 1,
-        "symbolLimit": 0,
-    }
-    if len(blocks) > MANY:
-        look |= {"orient": "bottom", "direction": "horizontal", "columns": theme.width // 140}
-    return alt.Legend(**look)
-
-
 def _rules(
     rules: pl.DataFrame, options: Options, theme: Theme, width: int | None, top: float
 ) -> list[alt.Chart]:
@@ -389,7 +375,7 @@ def caption(table: pl.DataFrame, options: Options) -> str:
     text = f"{what[:1].upper()}{what[1:]} by block and {words(options.x)}"
     text += (f" ({where})" if where else "") + (f", over {over}" if over else "") + "."
     interval = options.low in rows.columns and options.high in rows.columns
-    if interval and rows["block"].n_unique() <= MANY:
+    if interval and rows["block"].n_unique() <= frames.MANY:
         text += " Bands are 95 % bootstrap intervals."
     if len(rules):
         names = [words(name) for name in frames.distinct(rules, "baseline")]

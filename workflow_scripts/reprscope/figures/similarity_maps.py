@@ -227,8 +227,11 @@ def rings(marks: Sequence[Mapping[str, Any]], size: float) -> list[alt.Chart]:
     ]
 
 
-def legend(low: float, high: float, theme: Theme, *, title: str) -> alt.Chart:
-    """Two invisible points that carry the colour legend; ``low`` is at its first colour."""
+def legend(low: float, high: float, theme: Theme, *, title: str, **further: Any) -> alt.Chart:
+    """Two invisible points that carry the colour legend; ``low`` is at its first colour.
+
+    ``further`` are properties of the legend.
+    """
     colours = theme.sequence()[:: 1 if low <= high else -1]
     stops = np.linspace(min(low, high), max(low, high), len(colours)).round(6).tolist()
     chart: alt.Chart = (
@@ -250,6 +253,7 @@ def legend(low: float, high: float, theme: Theme, *, title: str) -> alt.Chart:
                     titleLimit=400,
                     tickCount=5,
                     offset=8,
+                    **further,
                 ),
             ),
         )

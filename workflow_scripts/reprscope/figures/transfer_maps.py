@@ -24,6 +24,7 @@ from reprscope.errors import UserError
 from reprscope.figures import frames
 from reprscope.figures.labels import block_label, in_network_order
 from reprscope.figures.maps import Picture, Text, canvas, grid, photo_url, png_url
+from reprscope.figures.similarity_maps import legend
 from reprscope.figures.theme import Theme
 
 GAP: Final = 4
@@ -35,6 +36,7 @@ PANELS: Final = {"image": "image", "wheel": "colour wheel", "error": "error"}
 SIDES: Final = ("width", "height")
 _KEYS: Final = tuple(key for key in (*frames.KEYS, "image_id", "source_id") if key != "position")
 _MAP: Final = ("row", "col", "source_row", "source_col", "source_rows", "source_cols")
+_ERROR: Final = "error: share of tokens that are closer to the true place"
 _VALUES: Final = ("similarity", "expected_x", "expected_y", "percentile")
 
 
@@ -157,7 +159,7 @@ def draw(table: pl.DataFrame, options: Options, theme: Theme) -> alt.TopLevelMix
         height=round(y),
         theme=theme,
         formats={"similarity": ".3f", "closer": ".1%"},
-        extra=[_legend(theme)] if errors else [],
+        extra=[legend(0, 1, theme, title=_ERROR, format=".0%")] if errors else [],
         title=options.title,
     )
 
@@ -390,36 +392,6 @@ def copy_tiles(
         y.astype(int).clip(0, source.shape[0] - 1), x.astype(int).clip(0, source.shape[1] - 1)
     ]
     return taken
-
-
-def _legend(theme: Theme) -> alt.Chart:
-    """Two invisible points that carry the legend of the errors."""
-    colours = theme.sequence()
-    chart: alt.Chart = (
-        alt.Chart(alt.InlineData(values=[{"end": 0}, {"end": 1}]))
-        .mark_point(size=0, opacity=0, aria=False)
-        .encode(
-            x=alt.value(0),
-            y=alt.value(0),
-            color=alt.Color(
-                "end:Q",
-                scale=alt.Scale(domain=np.linspace(0, 1, len(colours)).tolist(), range=colours),
-                legend=alt.Legend(
-                    title="error: share of tokens that are closer to the true place",
-                    format=".0%",
-                    orient="bottom",
-                    direction="horizontal",
-                    gradientLength=220,
-                    gradientThickness=9,
-                    gradientOpacity=1,
-                    titleLimit=400,
-                    tickCount=5,
-                    offset=8,
-                ),
-            ),
-        )
-    )
-    return chart
 
 
 def caption(table: pl.DataFrame, options: Options) -> str:

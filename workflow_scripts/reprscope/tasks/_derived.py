@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from reprscope.errors import UserError
-from reprscope.similarity import normalise
+from reprscope.similarity import concatenate, normalise
 from reprscope.tasks._matching import Reader, Stored, to_float32
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ class Derived:
         start = 0
         for image in images:
             maps = [self._tokens(part, image) for part in self.parts]
-            tokens = maps[0] if len(maps) == 1 else joined(maps)
+            tokens = maps[0] if len(maps) == 1 else concatenate(maps)
             tokens = tokens.reshape(-1, self.channels)
             out[start : start + len(tokens)] = tokens
             start += len(tokens)
@@ -153,21 +153,6 @@ class Projected:
             tokens = normalise(read(self.reader, image)).reshape(-1, self.reader.channels)
             out[start : start + len(tokens)] = (tokens - self.mean) @ self.basis
             start += len(tokens)
-
-
-def joined(maps: Sequence[Float32]) -> Float32:
-    """Join maps (h, w, channels) of several positions on the finest grid, each of unit length.
-
-    A token of the finest grid takes the vector of the token that covers its centre.
-    """
-    height, width = (max(one.shape[axis] for one in maps) for axis in (0, 1))
-    enlarged = []
-    for one in maps:
-        # The centre of row i of h lies in row floor((i + 1/2) k / h) of k, in whole numbers.
-        row = (2 * np.arange(height) + 1) * one.shape[0] // (2 * height)
-        col = (2 * np.arange(width) + 1) * one.shape[1] // (2 * width)
-        enlarged.append(normalise(one)[row[:, None], col])
-    return np.concatenate(enlarged, axis=-1)
 
 
 def read(reader: Reader, image: str) -> Float32:
