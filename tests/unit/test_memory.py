@@ -150,7 +150,7 @@ if __name__ == "__main__":
     source, out = (Path(name) for name in sys.argv[1:])
     run(source, out, unet, BatchSize(CPU))
     used = memory._status("VmSize")
-    for megabytes in range(120, 20, -10):
+    for megabytes in range(200, 10, -10):
         resource.setrlimit(resource.RLIMIT_AS, (used + (megabytes << 20), resource.RLIM_INFINITY))
         size = BatchSize(CPU)
         run(source, out, unet, size)
