@@ -10,6 +10,7 @@ kept (figures 12, 13, 15, 28, 32, 33).
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
@@ -28,8 +29,6 @@ from reprscope.tasks import PICTURE
 from reprscope.tasks._pictures import Choice, choose, encoded_png, finite_tokens, frame
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from numpy.typing import NDArray
 
     from reprscope.data.canonical import Annotations
