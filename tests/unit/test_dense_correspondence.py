@@ -1,5 +1,7 @@
+import dataclasses
 import io
 import itertools
+import json
 
 import numpy as np
 import polars as pl
@@ -7,6 +9,8 @@ import pytest
 from PIL import Image
 from reprscope.coordinates import Affine
 from reprscope.errors import UserError
+from reprscope.parameters import build
+from reprscope.provenance import canonical_json
 from reprscope.tasks import companions
 from reprscope.tasks import dense_correspondence as dense
 from reprscope.tasks.dense_correspondence import Frame, Match, Parameters
@@ -388,6 +392,14 @@ def test_the_reference_is_a_companion():
     }
     with pytest.raises(UserError, match="model cannot differ"):
         companions("dense_correspondence", Parameters(reference={"model": "m"}))
+
+
+def test_settings_survive_the_spec_of_a_job():
+    written = {"reference": {"view": "near", "seed": 3}, "pairs": [["a", "b"]], "images": ["c"]}
+    parameters = build(Parameters, written, entry="tasks.dense")
+    assert parameters == Parameters(**written)
+    again = json.loads(canonical_json(dataclasses.asdict(parameters)))
+    assert build(Parameters, again, entry="tasks.dense") == parameters
 
 
 @pytest.mark.parametrize(
