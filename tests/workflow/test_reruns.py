@@ -42,7 +42,7 @@ CHANGES = {
         {"figure": 1, "report": 1},
     ),
     "an edit of a task": (
-        [("workflow_scripts/reprscope/tasks/correspondence.py", "1e-9 * size", "2e-9 * size")],
+        [("workflow_scripts/reprscope/tasks/_matching.py", "1e-9 * self", "2e-9 * self")],
         {"evaluate": 2, **AFTER},
     ),
     "a comment in a task": (
