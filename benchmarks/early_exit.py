@@ -33,7 +33,7 @@ class Settings:
 
 FULL = Settings(
     cases=(
-        Case(model="sd-1.5", batch=1, rounds=2),
+        Case(model="sd-1.5", batch=1, rounds=3),
         Case(model="nano-sd", batch=32, rounds=7),
     )
 )

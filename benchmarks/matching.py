@@ -34,6 +34,8 @@ class Case:
     name : str
     looped : int
         Pairs that the loop goes through, at every position; drawn at random.
+    least : float or None
+        What the project aims at: how many times as fast as the loop.
     """
 
     name: str
@@ -41,6 +43,7 @@ class Case:
     looped: int
     rounds: int
     source: menagerie.Parameters | cutouts.Parameters
+    least: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,8 +57,8 @@ class Settings:
 
 BLOCKS = ("down_blocks.3", "mid_block", "up_blocks.0", "up_blocks.1", "up_blocks.2", "up_blocks.3")
 
-# SPair-71k's 12,234 test pairs are the ordered pairs of some 27 images of each of 18 categories: 25
-# an image; here they are 18 an image.
+# SPair-71k's 12,234 test pairs are all ordered pairs of some 27 images of each of 18 categories: 25
+# an image. (So are its 53,340 and 5,384 others of some 55 and 18 images: 100 a category, as it has.)
 FULL = Settings(
     cases=(
         Case(
@@ -64,7 +67,17 @@ FULL = Settings(
             looped=1360,
             rounds=2,
             source=menagerie.Parameters(
-                images=400, validation=0.0, test=1.0, pairs_validation=0, pairs_test=7200
+                images=400, validation=0.0, test=1.0, pairs_validation=0, pairs_test=10_000
+            ),
+            least=20.0,
+        ),
+        Case(
+            name="few pairs an image",
+            positions=BLOCKS,
+            looped=1360,
+            rounds=2,
+            source=menagerie.Parameters(
+                images=400, validation=0.0, test=1.0, pairs_validation=0, pairs_test=2700
             ),
         ),
         Case(
@@ -142,23 +155,26 @@ def measure(settings: Settings, workshop: Workshop) -> Result:
                 "seconds": loop,
             },
         ]
-        name, rate = case.name, points / median(ours)
+        loop_rate = compared / median(loop)
+        ratios.append(_ratio(case.name, points / median(ours) / loop_rate, case.least))
         if isinstance(case.source, cutouts.Parameters):
             # A part of the pairs, as above, reads nearly every image for a pair or two; the task
-            # that takes all of them is what the set is for.
+            # that takes all of them, and counts, is what the set is for.
             every = row | _all_pairs(features, annotations)
             records.append(every)
-            name, rate = f"all {name}", every["points"] / every["seconds"][0]
-        ratios.append(
-            Ratio(
-                name=f"correspondence, {name}",
-                against="the loop over pairs",
-                model=MODEL,
-                value=rate / (compared / median(loop)),
-                least=20.0,
-            )
-        )
+            rate = every["points"] / every["seconds"][0]
+            ratios.append(_ratio(f"all {case.name}, counted", rate / loop_rate, None))
     return Result(settings=asdict(settings), records=records, ratios=ratios)
+
+
+def _ratio(name: str, value: float, least: float | None) -> Ratio:
+    return Ratio(
+        name=f"correspondence, {name}",
+        against="the loop over pairs",
+        model=MODEL,
+        value=value,
+        least=least,
+    )
 
 
 def _all_pairs(features: Path, annotations: Annotations) -> dict[str, Any]:

@@ -50,7 +50,7 @@ class Settings:
 
 FULL = Settings(
     cases=(
-        Case(model="sd-1.5", images=2, batch=2, calls=2, rounds=1),
+        Case(model="sd-1.5", images=2, batch=2, calls=2, rounds=3),
         Case(model="nano-sd", images=64, batch=32, calls=44, rounds=2),
     )
 )

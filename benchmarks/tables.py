@@ -264,17 +264,20 @@ def _readme(results: Results) -> str:
                 return _ratio(ratio)
         return ""
 
+    one = results["machine"]
+    default = one["default_precision"]
     bare = value("engine", "float32", "sd-1.5")
     peer = value("peer", "all blocks, float32", "sd-1.5")
-    middle = value("peer", "mid_block, float32", "sd-1.5")
+    lower = value("peer", f"all blocks, {default}", "sd-1.5")
+    middle = value("peer", f"mid_block, {default}", "sd-1.5")
     pairs = value("matching", "SPair", "nano-sd")
-    if not all((bare, peer, middle, pairs)):
+    if not all((bare, peer, lower, middle, pairs)):
         return ""
-    one = results["machine"]
+    reduced = "" if default == "float32" else f", {lower} times in {default}, its default there"
     return (
-        f"On {one['cores']} cores, in float32, full-width Stable Diffusion 1.5 with all blocks "
-        f"stored runs at {bare} of the bare denoiser's throughput and {peer} times as fast as "
-        f"sdhelper over the thesis' eleven timesteps ({middle} times for `mid_block` alone); "
+        f"On {one['cores']} cores, full-width Stable Diffusion 1.5 with all blocks stored runs at "
+        f"{bare} of the bare denoiser's throughput in float32, and {peer} times as fast as sdhelper "
+        f"over the thesis' eleven timesteps{reduced} ({middle} times for `mid_block` alone); "
         f"correspondence is {pairs} times as fast as a loop over pairs."
     )
 

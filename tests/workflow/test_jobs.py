@@ -39,6 +39,7 @@ def test_several_timesteps_in_one_job_give_the_same_features_and_tables(project)
         "extract_together_0": 1,
         "evaluate": 4,
         "tabulate": 4,
+        "scorecard": 1,
         "figure": 4,
         "report": 1,
     }
