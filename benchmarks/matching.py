@@ -58,7 +58,7 @@ class Settings:
 BLOCKS = ("down_blocks.3", "mid_block", "up_blocks.0", "up_blocks.1", "up_blocks.2", "up_blocks.3")
 
 # SPair-71k's 12,234 test pairs are all ordered pairs of some 27 images of each of 18 categories: 25
-# an image. (So are its 53,340 and 5,384 others of some 55 and 18 images: 100 a category, as it has.)
+# an image. (The 53,340 and 5,384 others are those of some 55 and 18: 100 a category, as it has.)
 FULL = Settings(
     cases=(
         Case(

@@ -25,7 +25,9 @@ def section(entry: dict[str, Any]) -> Section:
         name=entry["name"],
         title=entry["title"],
         question=entry["question"],
-        sentences=[*(found.sentences if found else ()), entry["description"]],
+        part=entry["part"],
+        found=found.sentences if found else (),
+        description=entry["description"],
         figures=[figure(stem) for stem in entry["figures"]],
         table=found.table if found else None,
     )
@@ -46,7 +48,7 @@ def sizes(path: str) -> Section:
         name="sizes-of-representations",
         title="Sizes of representations",
         question="How many tokens and channels does each block put out?",
-        sentences=["Each model at the native size of its images."],
+        description="Each model at the native size of its images.",
         table=of_blocks(pl.read_parquet(path)),
     )
 
@@ -58,7 +60,8 @@ def scorecard(path: str) -> Section:
         name="scorecard",
         title="Scorecard",
         question="Do the published numbers come out again?",
-        sentences=[*sentences(card), f"Every number: `{path}`."],
+        found=sentences(card),
+        description=f"Every number: `{path}`.",
         table=summary(card),
     )
 

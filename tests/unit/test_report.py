@@ -1,6 +1,8 @@
+import html
 import html.parser
 import json
 import re
+from pathlib import Path
 
 import browser
 import polars as pl
@@ -84,7 +86,7 @@ def page(entries, **changes):
             name="probe/1",
             title="Which block knows?",
             question="Can a linear classifier <read> it?",
-            sentences=found,
+            found=found,
             figures=[entries["block_bars"], entries["block_table"]],
             table=table,
         ),
@@ -179,6 +181,48 @@ def test_cells():
         *("up[1]", "12,000", "50", "0.05", "–"),
         *("mid", "–", "1000", "0.1", "12,346"),
     ]
+
+
+def test_parts_open_with_what_was_found_first(entries):
+    """Sections of a part stand together, in the order of the questions, and figures follow."""
+
+    def section(name, part, found=(), figures=()):
+        return report.Section(
+            name=name, title=f"Title of {name}", question="q", part=part, found=found, figures=figures
+        )
+
+    sections = [
+        section("sizes", "", figures=[entries["block_table"]]),
+        section("shared", "protocol", found=["Half of it is the noise."]),
+        section("maps", "performance"),
+        section("probe", "performance", ["mid is best.", "up is not."], [entries["block_bars"]]),
+    ]
+    text = page(entries, sections=sections)
+    reader = read(text)
+    assert set(reader.references) <= set(reader.ids)
+    assert len(reader.ids) == len(set(reader.ids))
+    headings = re.findall(r"<h([23]) id=\"[^\"]*\">([^<]*)</h", text.split("<footer>")[0])
+    assert headings == [
+        ("2", "How good?"),
+        ("3", "Title of maps"),
+        ("3", "Title of probe"),
+        ("2", "What did the protocol do?"),
+        ("3", "Title of shared"),
+        ("2", "Title of sizes"),
+    ]
+    opening = re.findall(r'class="opening">(.*?) \(<a href="#(.*?)">', text)
+    assert opening == [("mid is best.", "probe"), ("Half of it is the noise.", "shared")]
+    captions = re.findall(r"<b>Figure (\d).</b> ([^<]*)<", text)
+    assert captions == [
+        ("1", html.escape(entries["block_bars"].caption)),
+        ("2", html.escape(entries["block_table"].caption)),
+    ]
+
+
+def test_a_study_can_name_every_part():
+    schema = json.loads(Path("schemas/study.schema.json").read_text(encoding="utf-8"))
+    entry = schema["properties"]["experiments"]["items"]["properties"]["part"]
+    assert entry["enum"] == [*report.PARTS]
 
 
 def test_run_times_per_rule():

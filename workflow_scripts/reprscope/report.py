@@ -7,16 +7,26 @@ becomes interactive where scripts run.
 from __future__ import annotations
 
 import html
+import itertools
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 import polars as pl
 
 from reprscope.figures.frames import KEYS
 from reprscope.figures.labels import block_label, words
 from reprscope.figures.render import EMBED, POLICY, inline_json, javascript, with_ids
+
+PARTS: Final[Mapping[str, str]] = {
+    "performance": "How good?",
+    "position": "Where?",
+    "texture": "Texture or meaning?",
+    "anomalies": "Anomalies?",
+    "protocol": "What did the protocol do?",
+}
+"""Questions that the experiments of a study belong to, in the order of the page."""
 
 _COUNTS = frozenset({"images", "pairs", "points", "jobs", "values", "compared", "within"})
 # What all rows of a table share is said once, above it.
@@ -39,12 +49,23 @@ class Section:
     """One experiment: what was asked, what was found, its figures and its key numbers.
 
     ``name`` becomes the section's anchor. Texts are plain; `` `code` `` is set as code.
+
+    Attributes
+    ----------
+    part : str
+        Key of :data:`PARTS`, or empty for a section that stands by itself.
+    found : sequence of str
+        Sentences computed from the tables; the first may open the part.
+    description : str
+        How it was measured.
     """
 
     name: str
     title: str
     question: str
-    sentences: Sequence[str] = ()
+    part: str = ""
+    found: Sequence[str] = ()
+    description: str = ""
     figures: Sequence[FigureEntry] = field(default_factory=list)
     table: pl.DataFrame | None = None
 
@@ -92,19 +113,21 @@ def build(
     introduction : str
         Plain text; an empty line ends a paragraph.
     sections : sequence of Section
+        Those of a part stand together, under its question and the first sentence found in it;
+        those of none follow.
     runtimes : DataFrame
         As :func:`runtimes` gives it; may have no rows.
     provenance : mapping of str to str
         Versions, model revisions, settings; long values may have several lines.
     """
+    parts = [(name, [s for s in sections if s.part == name]) for name in (*PARTS, "")]
+    parts = [(name, found) for name, found in parts if found]
+    sections = [section for _, found in parts for section in found]
     # Figures are numbered through the whole report.
-    body, number = [], 0
-    for section in sections:
-        body.append(_section(section, number))
-        number += len(section.figures)
-    contents = "".join(
-        f'<li><a href="#{_anchor(s.name)}">{html.escape(s.title)}</a></li>' for s in sections
-    )
+    numbers = itertools.accumulate((len(s.figures) for s in sections), initial=0)
+    before = dict(zip((s.name for s in sections), numbers, strict=False))
+    body = [_part(name, found, before) for name, found in parts]
+    contents = "".join(_contents(name, found) for name, found in parts)
     specs = [figure.spec for section in sections for figure in section.figures]
     return f"""<!DOCTYPE html>
 <html lang="en">
@@ -135,8 +158,39 @@ def build(
 """
 
 
-def _section(section: Section, before: int) -> str:
-    found = "".join(f"<li>{_text(sentence)}</li>" for sentence in section.sentences)
+def _part(name: str, sections: Sequence[Section], before: Mapping[str, int]) -> str:
+    level = 3 if name else 2
+    body = "".join(_section(section, before[section.name], level) for section in sections)
+    if not name:
+        return body
+    opening = next(
+        (
+            f'<p class="opening">{_text(section.found[0])} '
+            f'(<a href="#{_anchor(section.name)}">{_text(section.title)}</a>)</p>'
+            for section in sections
+            if section.found
+        ),
+        "",
+    )
+    return f"""<section class="part" aria-labelledby="part-{name}">
+<h2 id="part-{name}">{PARTS[name]}</h2>
+{opening}
+{body}</section>
+"""
+
+
+def _contents(name: str, sections: Sequence[Section]) -> str:
+    links = "".join(
+        f'<li><a href="#{_anchor(s.name)}">{html.escape(s.title)}</a></li>' for s in sections
+    )
+    if not name:
+        return links
+    return f'<li><a href="#part-{name}">{PARTS[name]}</a><ol>{links}</ol></li>'
+
+
+def _section(section: Section, before: int, level: int) -> str:
+    said = [*section.found, *filter(None, [section.description])]
+    found = "".join(f"<li>{_text(sentence)}</li>" for sentence in said)
     figures = "".join(
         _figure(figure, before + number) for number, figure in enumerate(section.figures, 1)
     )
@@ -145,7 +199,7 @@ def _section(section: Section, before: int) -> str:
         table = _table(section.table, label=f"Numbers of {section.title}")
     anchor = _anchor(section.name)
     return f"""<section id="{anchor}" aria-labelledby="{anchor}-title">
-<h2 id="{anchor}-title">{_text(section.title)}</h2>
+<h{level} id="{anchor}-title">{_text(section.title)}</h{level}>
 <p class="question">{_text(section.question)}</p>
 {f'<ul class="found">{found}</ul>' if found else ""}
 {figures}
@@ -318,16 +372,22 @@ html { -webkit-text-size-adjust: 100%; scroll-behavior: smooth; }
 body { margin: 0 auto; max-width: 60rem; padding: 2.5rem 1.25rem 4rem; color: var(--ink);
   background: #fff; font: 1.0625rem/1.6 Charter, "Bitstream Charter", "Iowan Old Style",
   "Source Serif Pro", Georgia, "Liberation Serif", serif; }
-h1, h2, figcaption, nav, table, summary, dl { font-family: var(--sans); }
+h1, h2, h3, figcaption, nav, table, summary, dl { font-family: var(--sans); }
 h1 { font-size: 2.1rem; line-height: 1.15; letter-spacing: -.015em; margin: 0 0 1rem; }
 h2 { font-size: 1.35rem; line-height: 1.25; letter-spacing: -.01em; margin: 0 0 .35rem; }
+h3 { font-size: 1.15rem; line-height: 1.25; letter-spacing: -.01em; margin: 0 0 .35rem; }
+.part > h2 { font-size: 1.65rem; border-top: 2px solid var(--ink); padding-top: .9rem; }
+.part > section { margin-top: 2.4rem; scroll-margin-top: 1rem; }
+.opening { font-size: 1.15rem; }
+.opening a { white-space: nowrap; font-size: .88em; }
 p, ul.found { max-width: 42rem; margin: 0 0 .9rem; }
 a { color: var(--accent); text-decoration-thickness: 1px; text-underline-offset: .15em; }
 code { font: .88em/1 ui-monospace, "Liberation Mono", Menlo, Consolas, monospace;
   background: #f2f4f6; padding: .1em .3em; border-radius: 3px; }
 nav { margin: 1.5rem 0 0; padding: .8rem 0; border-block: 1px solid var(--line);
   font-size: .93rem; }
-nav ol { margin: 0; padding-left: 1.4rem; columns: 2 18rem; column-gap: 2rem; }
+nav ol { margin: 0; padding-left: 1.4rem; }
+nav > ol { columns: 2 18rem; column-gap: 2rem; }
 main > section, footer > section { margin-top: 3rem; scroll-margin-top: 1rem; }
 .question { color: var(--muted); font-style: italic; }
 ul.found { padding-left: 1.15rem; }
@@ -365,7 +425,7 @@ dd { margin: 0; white-space: pre-wrap; overflow-wrap: anywhere; }
   body { max-width: none; padding: 0; font-size: 10.5pt; }
   nav, .vega-embed details { display: none; }
   figure, table { break-inside: avoid; }
-  h2 { break-after: avoid; }
+  h2, h3 { break-after: avoid; }
   .chart, .wide { overflow: visible; }
   .live svg, .live canvas { max-width: 100% !important; height: auto !important; }
 }

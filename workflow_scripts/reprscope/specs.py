@@ -243,6 +243,7 @@ def report(study: Study) -> str:
                     "name": experiment.name,
                     "title": experiment.title,
                     "question": experiment.question,
+                    "part": experiment.part,
                     "kind": study.kind(experiment),
                     "description": words.experiment(study, experiment),
                     "table": paths.TABLE.format(experiment=experiment.name),

@@ -238,6 +238,7 @@ class Experiment:
     prompts: tuple[str, ...] = ("empty",)
     seeds: tuple[int, ...] = (0,)
     protocols: tuple[str, ...] = ("standard",)
+    part: str = ""
     figures: tuple[FigureEntry, ...] = ()
 
 
