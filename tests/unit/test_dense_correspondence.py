@@ -75,7 +75,7 @@ def test_an_image_finds_itself_whatever_the_length_of_its_tokens():
 def test_a_mirrored_image_finds_itself_mirrored():
     world = corner(contents())
     flip = View(operations=({"hflip": {}},)).apply(
-        np.zeros((SIDE, SIDE, 3), np.uint8), resolution=SIDE, multiple=8
+        np.zeros((SIDE, SIDE, 3), np.uint8), resolution=SIDE, multiple=8, image_id="a"
     )[1]
     mirrored = features({k: v[:, ::-1] for k, v in world.items()}, flip)
     assert scores(run(mirrored, features(world)))["correct"].to_list() == [36] * 3
@@ -244,6 +244,7 @@ def test_maps_and_pictures_of_examples():
     world = corner(contents())
     flip = Affine(scale_x=-1.0, offset_x=float(SIDE))
     mirrored = features({k: v[:, ::-1] for k, v in world.items()}, flip)
+    mirrored.view = {"operations": [{"hflip": {}}]}
     found = run(mirrored, features(world), count=1, pairs=[["b", "c"]])
     maps = found.filter(kind="map")
     assert maps["image_id"].unique(maintain_order=True).to_list() == ["a", "b"]

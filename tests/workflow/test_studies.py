@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from dataclasses import asdict
 
 import numpy as np
 import polars as pl
@@ -161,5 +162,9 @@ def _representations(study, keys, positions):
     grid = (-(-height // TOKEN), -(-width // TOKEN))
     tokens = {p: {name: rng.normal(size=(*grid, 5)) for name in NAMES} for p in positions}
     return FakeRepresentations(
-        tokens, dict.fromkeys(NAMES, (width, height)), dict.fromkeys(NAMES, transform)
+        tokens,
+        dict.fromkeys(NAMES, (width, height)),
+        dict.fromkeys(NAMES, transform),
+        view=asdict(study.views[keys["view"]]),
+        resolution=keys["resolution"],
     )
