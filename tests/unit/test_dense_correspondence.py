@@ -8,6 +8,7 @@ import polars as pl
 import pytest
 from PIL import Image
 from reprscope.coordinates import Affine
+from reprscope.data.canonical import Annotations
 from reprscope.errors import UserError
 from reprscope.parameters import build
 from reprscope.provenance import canonical_json
@@ -15,7 +16,7 @@ from reprscope.tasks import companions
 from reprscope.tasks import dense_correspondence as dense
 from reprscope.tasks.dense_correspondence import Frame, Match, Parameters
 from reprscope.views import View
-from unit.fakes import FakeAnnotations, FakeRepresentations
+from unit.fakes import FakeAnnotations, FakeRepresentations, pair
 
 SIDE, TOKEN = 96, 16
 GRID = SIDE // TOKEN
@@ -294,6 +295,41 @@ def test_without_a_reference_only_pairs_are_compared():
     assert scores(other).is_empty()
 
 
+def test_listed_categories_are_mapped_by_their_first_test_pair():
+    world = features(corner(contents()))
+    named = annotations()
+    named.pair_frame = pl.DataFrame(
+        [
+            pair("p3", "a", "b"),
+            pair("p2", "b", "c"),
+            pair("p1", "c", "a", split="validation"),
+            pair("p0", "c", "b", category="dog"),
+        ]
+    )
+    settings = Parameters(reference={}, listed=["dog", "cat"])
+    found = dense.measure(world, named, settings, companions={"reference": world})
+    pictures = found.filter(kind="image")
+    # The target is looked at, and takes tokens of the source.
+    assert pictures.select("image_id", "source_id").rows() == [("b", "c"), ("c", "b")]
+    maps = found.filter(kind="map", image_id="c")
+    assert maps["source_id"].unique().to_list() == ["b"]
+    assert maps["percentile"].null_count() == len(maps) == 36
+    with pytest.raises(UserError, match="no test pair of category 'cow'; list some of: cat, dog"):
+        dense.measure(
+            world,
+            named,
+            Parameters(reference={}, listed=["cow"]),
+            companions={"reference": world},
+        )
+
+
+def test_without_pairs_none_can_be_listed(tmp_path):
+    world = features(corner(contents()))
+    settings = Parameters(reference={}, listed=["cat"])
+    with pytest.raises(UserError, match="the dataset has no pairs"):
+        dense.measure(world, Annotations(tmp_path), settings, companions={"reference": world})
+
+
 # --- summary -------------------------------------------------------------------------------------
 
 
@@ -378,6 +414,12 @@ def test_findings_tell_the_last_step_of_each_degradation():
     ]  # fmt: skip
 
 
+def test_losses_are_relative_to_where_the_degradation_starts():
+    found = dense.findings(table_of(identity=(1.0, 0.8), far=(0.5, 0.4), far_bgr_1=(0.4, 0.1)))
+    (sentence,) = [text for text in found.sentences if "far-bgr-1" in text]
+    assert "up[3] loses 75 % of its undegraded accuracy and mid 20 %" in sentence
+
+
 def test_a_block_at_chance_has_nothing_to_lose():
     found = dense.findings(table_of(identity=(1.0, 0.055), blur_1=(0.9, 0.0)))
     assert "loses" not in found.sentences[1]
@@ -397,6 +439,7 @@ def test_the_reference_is_a_companion():
 
 def test_settings_survive_the_spec_of_a_job():
     written = {"reference": {"view": "near", "seed": 3}, "pairs": [["a", "b"]], "images": ["c"]}
+    written["listed"] = ["cat"]
     parameters = build(Parameters, written, entry="tasks.dense")
     assert parameters == Parameters(**written)
     again = json.loads(canonical_json(dataclasses.asdict(parameters)))

@@ -23,26 +23,37 @@ BOTH_PROTOCOLS = 2
 # 768 and 1024 px at one of them. Under the published protocol alone, the classification sets are
 # seen at 128 and 256 px, and at their own size at four timesteps.
 SMALL_SIZES, SMALL_TIMESTEPS = 2, 4
+# Of SD-1.5 alone: an empty image at five sizes; the ImageNet subset undegraded, mirrored, with four
+# degradations in nine steps and as two crops, of which one has two degradations; its reference has
+# another noise seed. SPair-71k with its aspect ratio, with three degradations in four steps.
+SIZES, IMAGENET, KEPT = 5, 2 + 4 * 9 + 2 + 2 * 9, 1 + 3 * 4
 THESIS = {
     "fetch_spair": 1,
     "fetch_cifar10": 1,
     "fetch_cifar100": 1,
     "fetch_tiny-imagenet": 1,
     "fetch_cutouts": 1,
+    "fetch_imagenet-subset": 1,
+    "fetch_black": 1,
     "fetch_model": 5,
     "encode_prompts": 5,
-    "encode_images": 5 * BOTH_PROTOCOLS * (4 * 6 + 3 * 4 + 2) + 5 * 3 * 4 * (SMALL_SIZES + 1),
+    "encode_images": 5 * BOTH_PROTOCOLS * (4 * 6 + 3 * 4 + 2)
+    + 5 * 3 * 4 * (SMALL_SIZES + 1)
+    + BOTH_PROTOCOLS * (SIZES + IMAGENET + KEPT * 6),
     "extract": 5 * BOTH_PROTOCOLS * ((11 + 3) * 6 + 3 * 4 + 2)
-    + 5 * 3 * 4 * (SMALL_SIZES + SMALL_TIMESTEPS),
+    + 5 * 3 * 4 * (SMALL_SIZES + SMALL_TIMESTEPS)
+    + BOTH_PROTOCOLS * (SIZES + IMAGENET + 1 + KEPT * 6),
     # Correspondence on both sets, similarity, and two probes on three sets; then the strict
-    # measure once, and maps of two models at three timesteps.
+    # measure once, and maps of two models at three timesteps. Dense correspondence of other sizes,
+    # the mirrored image, other images, degraded images and crops; keypoints of degraded images.
     "evaluate": 5 * BOTH_PROTOCOLS * (11 + 3 + 1 + 1 + 2 * 3)
     + 1
     + 2 * BOTH_PROTOCOLS * 3
-    + 5 * 3 * (SMALL_SIZES + SMALL_TIMESTEPS),
+    + 5 * 3 * (SMALL_SIZES + SMALL_TIMESTEPS)
+    + BOTH_PROTOCOLS * (4 + 1 + 1 + (1 + 4 * 9) + (1 + 2 * 9) + KEPT),
     "shapes": 1,
-    "tabulate": 8 + 3,
-    "figure": 4 * 2 + 1 + 3 + 5 + 2 + 4,
+    "tabulate": 8 + 3 + 7,
+    "figure": 4 * 2 + 1 + 3 + 5 + 2 + 4 + (2 + 3 + 3 + 4 * 2),
     "scorecard": 1,
     "report": 1,
 }
@@ -142,7 +153,8 @@ def _nine_images():
     pairs = pl.DataFrame(
         [
             pair("a", NAMES[2], NAMES[5]),
-            pair("b", NAMES[5], NAMES[8]),
+            pair("b", NAMES[5], NAMES[8], category="dog"),
+            pair("d", NAMES[8], NAMES[2], category="horse"),
             pair("c", NAMES[1], NAMES[4], split="validation"),
         ]
     )

@@ -9,8 +9,7 @@ kept (figures 12, 13, 15, 28, 32, 33).
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping  # Parameters need it when they are built
+from collections.abc import Mapping, Sequence  # Parameters need it when they are built
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
@@ -18,6 +17,7 @@ import numpy as np
 import polars as pl
 
 from reprscope.coordinates import Affine, token_centre, token_index
+from reprscope.degradations import last_steps
 from reprscope.errors import UserError
 from reprscope.figures.frames import KEYS
 from reprscope.figures.labels import block_label
@@ -47,6 +47,7 @@ DIGITS: Final = 6
 """Decimals of a pixel to which places are rounded, so that equal distances stay equal."""
 
 _KIND: Final = "dense_correspondence"
+_PAIR: Final = ("category", "target_id", "source_id")
 _QUERIES: Final = 512
 _SCHEMA: Final = {
     "image_id": pl.String,
@@ -111,6 +112,8 @@ class Parameters(Choice):
         Images whose maps are kept: those named, or else the first ``count`` test images.
     pairs
         Further maps, of an image and another one whose tokens it takes: target, source.
+    listed
+        Categories of the dataset's pairs: the same maps for the first test pair of each.
     bootstrap
         Number of resamples of the images for the 95 % intervals.
     seed
@@ -121,6 +124,7 @@ class Parameters(Choice):
     candidates: Literal["all", "overlap"] = "all"
     count: int = 0
     pairs: tuple[tuple[str, str], ...] = ()
+    listed: tuple[str, ...] = ()
     bootstrap: int = 1000
     seed: int = 0
 
@@ -132,7 +136,8 @@ class Parameters(Choice):
         object.__setattr__(self, "pairs", tuple(tuple(pair) for pair in self.pairs))
         if any(len(pair) != 2 for pair in self.pairs):
             raise UserError("pairs has one without two images; write [target, source].")
-        if not self.reference and not self.pairs:
+        object.__setattr__(self, "listed", tuple(self.listed))
+        if not self.reference and not self.pairs and not self.listed:
             raise UserError(
                 "reference is empty; name in what it differs, such as `{view: identity}`, or "
                 "`pairs` of different images."
@@ -311,6 +316,7 @@ def measure(
     if parameters.images or parameters.count:
         chosen = choose(representations, annotations, parameters, kind=_KIND)
     examples = [*((image, image) for image in chosen), *parameters.pairs]
+    examples += _first_pairs(annotations, parameters.listed)
     _check(representations, reference, [*((i, i) for i in images), *examples])
     frames = [
         _pictures(representations, reference, annotations, *example, elsewhere=elsewhere)
@@ -340,6 +346,27 @@ def measure(
             names = {"image_id": image, "source_id": source_id, "position": position}
             frames.append(frame(_SCHEMA, **columns, **names, kind="map"))
     return pl.concat(frames)
+
+
+def _first_pairs(annotations: Annotations, categories: Sequence[str]) -> list[tuple[str, str]]:
+    """Target and source of the first test pair of each category."""
+    if not categories:
+        return []
+    try:
+        pairs = annotations.pairs().filter(pl.col("split") == "test").sort("pair_id")
+    except FileNotFoundError as error:
+        raise UserError(
+            f"{_KIND}: the dataset has no pairs; name two images in `pairs` in place of `listed`."
+        ) from error
+    first = pairs.unique("category", keep="first", maintain_order=True)
+    found = {category: (t, s) for category, t, s in first.select(*_PAIR).iter_rows()}
+    for category in categories:
+        if category not in found:
+            raise UserError(
+                f"{_KIND}: there is no test pair of category '{category}'; "
+                f"list some of: {', '.join(sorted(found))}."
+            )
+    return [found[category] for category in categories]
 
 
 def _check(
@@ -513,17 +540,20 @@ def summarise(measurements: pl.DataFrame, parameters: Parameters) -> pl.DataFram
 def findings(table: pl.DataFrame) -> Findings:
     """Which block finds its tokens again, and which loses most, in the strongest of each view.
 
-    Views whose names end in a number, such as ``blur-3``, are steps of one degradation, of which
-    the last is told. Losses are relative to the view ``identity`` of the same experiment, in blocks
-    that are above chance there.
+    Of the steps of one degradation (see :mod:`reprscope.degradations`) the last is told. Losses are
+    relative to the undegraded view of the same experiment, in blocks that are above chance there.
     """
     scores = table.filter(pl.col("kind") == "score")
     keys = [key for key in KEYS if key in scores.columns and key != "view"]
-    whole = scores.filter((pl.col("view") == "identity") & (pl.col("low") > pl.col("chance")))
-    scores = scores.join(whole.select(*keys, before="accuracy"), on=keys, how="left").with_columns(
-        loss=1 - pl.col("accuracy") / pl.col("before")
+    start = last_steps(scores["view"].unique(maintain_order=True).to_list())
+    above = scores.filter(pl.col("low") > pl.col("chance"))
+    whole = above.select(*keys, start="view", before="accuracy")
+    last = (
+        scores.filter(pl.col("view").is_in(list(start)))
+        .with_columns(start=pl.col("view").replace_strict(start))
+        .join(whole, on=[*keys, "start"], how="left", maintain_order="left")
+        .with_columns(loss=1 - pl.col("accuracy") / pl.col("before"))
     )
-    last = scores.filter(pl.col("view").is_in(_strongest(scores["view"].unique().to_list())))
     sentences = []
     kept = []
     groups = [key for key in ("view", *keys) if key != "position"]
@@ -536,7 +566,7 @@ def findings(table: pl.DataFrame) -> Findings:
             f"{name}, {view}: {block_label(best['position'])} finds most tokens again, {share} of "
             f"{best['tokens']} in {best['images']} images (chance {100 * best['chance']:.2g} %)"
         )
-        if len(known) > 1 and view != "identity":
+        if len(known) > 1 and view != rows["start"][0]:
             order = known.sort("loss", maintain_order=True)
             least, most = order.row(0, named=True), order.row(-1, named=True)
             sentence += (
@@ -549,13 +579,3 @@ def findings(table: pl.DataFrame) -> Findings:
     columns = ["accuracy", "low", "high", "before", "loss", "within_one", "error", "chance"]
     shown = pl.concat(kept) if kept else last
     return Findings(sentences, shown.select("view", *keys, "images", "tokens", *columns))
-
-
-def _strongest(views: list[str]) -> list[str]:
-    """Of the views ``name-1``, ``name-2``, … the one with the largest number; all others."""
-    last: dict[str, tuple[float, str]] = {}
-    for view in views:
-        step = re.fullmatch(r"(.+)-(\d+(?:\.\d+)?)", view)
-        name, number = (step[1], float(step[2])) if step else (view, 0.0)
-        last[name] = max(last.get(name, (-1.0, "")), (number, view))
-    return [view for _, view in last.values()]
