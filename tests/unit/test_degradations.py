@@ -1,4 +1,4 @@
-from reprscope.degradations import last_steps, start_of, step_of
+from reprscope.degradations import last_steps, start_of, starts, step_of
 
 
 def test_a_step_is_a_name_and_a_number():
@@ -18,10 +18,8 @@ def test_a_degradation_starts_from_the_longest_view_that_it_is_named_after():
 
 def test_of_each_degradation_the_last_step_is_told():
     views = ["identity", "blur-2", "blur-10", "kept", "kept-blur-1", "kept-blur-2", "mirrored"]
-    assert last_steps(views) == {
-        "identity": "identity",
-        "blur-10": "identity",
-        "kept": "identity",
+    assert last_steps(views) == ["identity", "blur-10", "kept", "kept-blur-2", "mirrored"]
+    assert starts(views) == dict.fromkeys(views, "identity") | {
+        "kept-blur-1": "kept",
         "kept-blur-2": "kept",
-        "mirrored": "identity",
     }

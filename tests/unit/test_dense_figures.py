@@ -60,7 +60,7 @@ def drawn(spec: dict, panel: str, mark: str) -> list[dict]:
 
 
 def test_lines_are_the_values_over_the_steps_in_their_order():
-    spec = specification(degradation_lines, accuracies(), degradations={"blur": "identity"})
+    spec = specification(degradation_lines, accuracies(), degradations=["blur"])
     for column, expected in (("accuracy", [1, 0.9, 0.8, 0.5]), ("change", [0, -0.1, -0.2, -0.5])):
         rows = drawn(spec, f"{column}_0", "line")
         of = [row for row in rows if row["block"] == "up[3]"]
@@ -72,7 +72,7 @@ def test_lines_are_the_values_over_the_steps_in_their_order():
 
 
 def test_each_degradation_has_a_panel_and_its_own_start():
-    degradations = {"blur": "identity", "far-bgr": "far"}
+    degradations = ["blur", "far-bgr"]
     spec = specification(
         degradation_lines, accuracies(), degradations=degradations, labels={"far-bgr": "far off"}
     )
@@ -94,7 +94,7 @@ def test_a_block_that_is_not_above_chance_has_no_change():
     # Undegraded, mid has 0.8 with an interval from 0.7.
     for chance, lost in ((0.69, False), (0.71, True)):
         table = accuracies(chance=chance)
-        spec = specification(degradation_lines, table, degradations={"blur": "identity"})
+        spec = specification(degradation_lines, table, degradations=["blur"])
         assert (changes(spec)["mid"] == {None}) == lost
         assert len(changes(spec)["up[3]"]) == 4
         assert ("without mid, not above chance at step 0" in spec["description"]) == lost
@@ -112,7 +112,7 @@ def test_chance_of_keypoints_is_the_random_estimator():
         degradation_lines,
         pl.concat([random, table]),
         metric="pck",
-        degradations={"blur": "identity"},
+        degradations=["blur"],
     )
     assert changes(spec)["mid"] == {None}
     np.testing.assert_allclose(sorted(changes(spec)["up[3]"]), [-0.5, -0.2, -0.1, 0], atol=1e-12)
@@ -120,11 +120,26 @@ def test_chance_of_keypoints_is_the_random_estimator():
     assert rows == [0.8, 0.6, 0.4, 0.2]
 
 
+def test_intervals_of_the_change_are_those_of_the_table():
+    table = accuracies().with_columns(change_low=pl.lit(-0.9), change_high=pl.lit(0.1))
+    spec = specification(degradation_lines, table, degradations=["blur"])
+    bands = drawn(spec, "change_0", "area")
+    first = [row for row in bands if row["step"] == 0]
+    assert {(row["change_low"], row["change_high"]) for row in first} == {(0, 0)}
+    later = [row for row in bands if row["step"] > 0]
+    assert {(row["change_low"], row["change_high"]) for row in later} == {(-0.9, 0.1)}
+    # They are of the accuracy, not of another metric.
+    other = specification(
+        degradation_lines, table.rename({"accuracy": "within_one"}), metric="within_one"
+    )
+    assert not drawn(other, "change_0", "area")
+
+
 def test_published_values_are_open_circles_beside_the_values_alone():
     table = accuracies(published_accuracy_from="thesis, figure 16").with_columns(
         published_accuracy=pl.when(pl.col("view") == "blur-1").then(pl.col("accuracy") + 0.01)
     )
-    spec = specification(degradation_lines, table, degradations={"blur": "identity"})
+    spec = specification(degradation_lines, table, degradations=["blur"])
     assert "Open circles: published (thesis, figure 16)." in spec["description"]
 
     def circles(panel: str) -> list[dict]:
@@ -153,8 +168,8 @@ def test_degradations_and_where_they_start_are_found_by_their_names():
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"degradations": {"noise": "identity"}}, "no view noise-1"),
-        ({"degradations": {"blur": "far-away"}}, "no view far-away"),
+        ({"degradations": ["noise"]}, "no view noise-1"),
+        ({"filter": {"view": ["far", "blur-1"]}}, "no view identity"),
         ({"filter": {"view": "identity"}}, "no view whose name ends in a step"),
     ],
 )

@@ -24,10 +24,16 @@ def start_of(degradation: str, views: Sequence[str]) -> str:
     return max(begins, key=len, default=UNDEGRADED)
 
 
-def last_steps(views: Sequence[str]) -> dict[str, str]:
-    """Undegraded view of the last step of every degradation, and of every view that is none."""
+def starts(views: Sequence[str]) -> dict[str, str]:
+    """Undegraded view of each view, by :func:`start_of`."""
+    names = {view: (step_of(view) or (view, 0.0))[0] for view in views}
+    return {view: start_of(name, views) for view, name in names.items()}
+
+
+def last_steps(views: Sequence[str]) -> list[str]:
+    """Views that are the last step of a degradation, and those that are no step."""
     last: dict[str, tuple[float, str]] = {}
     for view in views:
         name, number = step_of(view) or (view, 0.0)
         last[name] = max(last.get(name, (-1.0, "")), (number, view))
-    return {view: start_of(name, views) for name, (_, view) in last.items()}
+    return [view for _, view in last.values()]

@@ -5,13 +5,13 @@ it starts (see :mod:`reprscope.degradations`). The number is the step; steps are
 undegraded view, to 1, the last.
 
 The relative change is left out where the undegraded value is not above chance, since there is
-nothing to lose. It has no interval: the values of two views are measured apart, and their
-intervals do not tell that of the ratio over the same images.
+nothing to lose. It has a band where the table has its interval, which does not follow from those of
+the two values.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -24,6 +24,7 @@ from reprscope.figures import frames
 from reprscope.figures.labels import block_label, in_network_order, words
 from reprscope.figures.theme import Theme
 
+CHANGE: Final = ("change_low", "change_high")
 LEGEND_WIDTH: Final = 84
 AXIS_WIDTH: Final = 46
 SPACING: Final = 14
@@ -39,10 +40,9 @@ class Options:
         Column drawn as lines.
     low, high : str
         Columns with the ends of the interval; no band is drawn if the table lacks them.
-    degradations : mapping of str to str
-        The beginning of the views' names, such as ``blur`` for ``blur-1``, ``blur-2``, …, and the
-        undegraded view from which they start. By default all that the table has, from the views
-        that :func:`reprscope.degradations.start_of` finds.
+    degradations : sequence of str
+        The beginnings of the views' names, such as ``blur`` for ``blur-1``, ``blur-2``, …; by
+        default all that the table has.
     labels : mapping of str to str
         Titles of the panels by these beginnings; by default the beginnings themselves.
     filter : mapping of column to value or list of values
@@ -62,7 +62,7 @@ class Options:
     metric: str = "accuracy"
     low: str = "low"
     high: str = "high"
-    degradations: Mapping[str, str] = field(default_factory=dict)
+    degradations: Sequence[str] = ()
     labels: Mapping[str, str] = field(default_factory=dict)
     filter: Mapping[str, Any] = field(default_factory=dict)
     relative: bool = True
@@ -73,10 +73,9 @@ class Options:
 
 
 def _degradations(table: pl.DataFrame, options: Options) -> dict[str, str]:
-    if options.degradations:
-        return dict(options.degradations)
+    """Undegraded view of each degradation that is drawn."""
     views = frames.distinct(table, "view")
-    names = dict.fromkeys(step[0] for view in views if (step := step_of(view)))
+    names = options.degradations or [step[0] for view in views if (step := step_of(view))]
     return {name: start_of(name, views) for name in names}
 
 
@@ -141,13 +140,20 @@ def _rows(table: pl.DataFrame, options: Options) -> pl.DataFrame:
             block=pl.col("position").replace_strict({p: block_label(p) for p in order}),
             order=pl.col("position").replace_strict(numbered),
         )
+        # Relative to itself; the table may compare an undegraded view with another.
+        .with_columns(
+            pl.when(pl.col("step") == 0).then("change").otherwise(end).alias(end)
+            for end in CHANGE
+            if end in drawn.columns
+        )
         .sort("order", "step", maintain_order=True)
         .drop("order", "undegraded")
     )
 
 
 def _extra(rows: pl.DataFrame, options: Options) -> list[str]:
-    extra = (options.low, options.high, "images", "pairs", "points")
+    extra = [options.low, options.high, "images", "pairs", "points"]
+    extra += CHANGE if options.metric == "accuracy" else ()
     there = [column for column in extra if column in rows.columns]
     return there + frames.published_columns(rows, options.metric)
 
@@ -175,8 +181,9 @@ def draw(table: pl.DataFrame, options: Options, theme: Theme) -> alt.TopLevelMix
     published = frames.published_columns(rows, options.metric)[:1]
     tallest = [options.metric, *([options.high] * interval), *published]
     top = max(float(rows[c].max()) for c in tallest)  # type: ignore[arg-type]
-    lowest = min(0.0, float(rows["change"].min() or 0))  # type: ignore[arg-type]
-    highest = max(0.0, float(rows["change"].max() or 0))  # type: ignore[arg-type]
+    changes = [column for column in ("change", *CHANGE) if column in rows.columns]
+    lowest = min(0.0, *(float(rows[c].min() or 0) for c in changes))  # type: ignore[arg-type]
+    highest = max(0.0, *(float(rows[c].max() or 0) for c in changes))  # type: ignore[arg-type]
     views: list[tuple[str, tuple[float, float]]] = [(options.metric, (0.0, 1.04 * top))]
     if options.relative:
         margin = 0.03 * (highest - lowest)
@@ -245,13 +252,15 @@ def _panel(
     )
     base = alt.Chart(alt.InlineData(values=frames.records(rows.drop("position", "degradation"))))
     interval = options.low in rows.columns and options.high in rows.columns
+    relative = CHANGE[0] in rows.columns
     layers: list[alt.Chart] = []
-    if column == options.metric and interval and len(blocks) <= frames.MANY:
+    low, high = (options.low, options.high) if column == options.metric else CHANGE
+    if low in rows.columns and high in rows.columns and len(blocks) <= frames.MANY:
         layers.append(
             base.mark_area(aria=False).encode(
                 x=x,
-                y=alt.Y(f"{options.low}:Q"),
-                y2=alt.Y2(f"{options.high}:Q"),
+                y=alt.Y(f"{low}:Q"),
+                y2=alt.Y2(f"{high}:Q"),
                 color=colour,
                 opacity=alt.condition("block", alt.value(0.13), alt.value(0.02)),
             )
@@ -266,6 +275,11 @@ def _panel(
             if interval
         ),
         alt.Tooltip("change:Q", title="change", format="+.1%"),
+        *(
+            alt.Tooltip(f"{end}:Q", title=title, format="+.1%")
+            for end, title in zip(CHANGE, ("change, 95 % from", "to"), strict=True)
+            if relative
+        ),
         *(
             alt.Tooltip(f"{count}:Q", format=",")
             for count in ("images", "pairs", "points")

@@ -17,12 +17,12 @@ import numpy as np
 import polars as pl
 
 from reprscope.coordinates import Affine, token_centre, token_index
-from reprscope.degradations import last_steps
+from reprscope.degradations import last_steps, starts
 from reprscope.errors import UserError
 from reprscope.figures.frames import KEYS
 from reprscope.figures.labels import block_label
 from reprscope.findings import Findings, interval
-from reprscope.metrics import accuracy
+from reprscope.metrics import accuracy, ratios
 from reprscope.seeds import item_seed
 from reprscope.similarity import nearest, normalise
 from reprscope.tasks import PICTURE
@@ -91,6 +91,7 @@ _SUMMARY: Final = {
     "within_one_high": pl.Float64,
     "error": pl.Float64,
     "chance": pl.Float64,
+    "shares": pl.List(pl.Float64),
 }
 _TABLE: Final = _SUMMARY | {name: kind for name, kind in _SCHEMA.items() if name not in _COUNTS}
 
@@ -510,10 +511,11 @@ def summarise(measurements: pl.DataFrame, parameters: Parameters) -> pl.DataFram
     Rows of ``kind`` "score", one for each position: ``images``, ``tokens`` in all of them;
     ``accuracy`` (mean over images of the share of tokens that are correct), ``low``, ``high``;
     ``within_one``, ``within_one_low``, ``within_one_high``; mean ``error`` in pixels; ``chance``,
-    the accuracy of a token drawn at random. All positions, and all measurements of the same images,
-    are scored on the same resamples. Then the rows of ``kind`` "image" and "map".
+    the accuracy of a token drawn at random; ``shares``, of correct tokens in each image, by name.
+    All positions, and all measurements of the same images, are scored on the same resamples. Then
+    the rows of ``kind`` "image" and "map".
     """
-    scores = measurements.filter(pl.col("kind") == "score")
+    scores = measurements.filter(pl.col("kind") == "score").sort("image_id", maintain_order=True)
     maps = measurements.filter(pl.col("kind") != "score")
     positions = scores["position"].unique(maintain_order=True).to_list()
     rows: list[tuple[object, ...]] = []
@@ -532,33 +534,76 @@ def summarise(measurements: pl.DataFrame, parameters: Parameters) -> pl.DataFram
         means = (of["error"].to_numpy().mean(), (1 / candidates).mean())
         numbers = (*(bound[column] for column in (0, 1) for bound in shares), *means)
         counts = (len(of), int(tokens.sum()))
-        rows.append((position, "score", *counts, *map(float, numbers)))
+        shares_of_images = (correct[:, 0] / tokens[:, 0]).tolist()
+        rows.append((position, "score", *counts, *map(float, numbers), shares_of_images))
     summary = pl.DataFrame(rows, schema=_SUMMARY, orient="row")
     return pl.concat([summary, maps.drop(_COUNTS)], how="diagonal").select(*_TABLE)
+
+
+def relate(table: pl.DataFrame, parameters: Mapping[str, Parameters]) -> pl.DataFrame:
+    """Compare every view with the undegraded one of the same experiment.
+
+    Parameters
+    ----------
+    table
+        Summaries of all measurements, with what they were measured under.
+    parameters
+        Settings of each task.
+
+    Returns
+    -------
+    The table with ``change``, the accuracy relative to that of the view from which a degradation
+    starts (:func:`reprscope.degradations.start_of`), minus 1, ``change_low`` and ``change_high``,
+    its 95 % bootstrap interval: images are resampled together with their undegraded selves. Null
+    without such a view, and in blocks that are not above chance there. Without ``shares``.
+    """
+    keys = [key for key in KEYS if key in table.columns and key != "view"]
+    scores = table.filter(pl.col("kind") == "score")
+    start = starts(scores["view"].unique(maintain_order=True).to_list())
+    above = scores.filter(pl.col("low") > pl.col("chance"))
+    both = scores.with_columns(start=pl.col("view").replace_strict(start, return_dtype=pl.String))
+    both = both.join(
+        above.select(*keys, start="view", before="shares"),
+        on=[*keys, "start"],
+        maintain_order="left",
+    )
+    changes: list[tuple[object, ...]] = []
+    for row in both.iter_rows(named=True):
+        chosen = parameters[row["task"]]
+        found = ratios(
+            np.array([row["shares"]]).T,
+            np.array([row["before"]]).T,
+            replicates=chosen.bootstrap,
+            seed=item_seed(_KIND, chosen.seed),
+        )
+        of = [row[key] for key in (*keys, "view")]
+        changes.append((*of, "score", *(float(bound[0]) - 1 for bound in found)))
+    columns = [*keys, "view", "kind"]
+    schema = {column: table.schema[column] for column in columns}
+    schema |= dict.fromkeys(("change", "change_low", "change_high"), pl.Float64())
+    return table.drop("shares").join(
+        pl.DataFrame(changes, schema=schema, orient="row"),
+        on=columns,
+        how="left",
+        maintain_order="left",
+    )
 
 
 def findings(table: pl.DataFrame) -> Findings:
     """Which block finds its tokens again, and which loses most, in the strongest of each view.
 
-    Of the steps of one degradation (see :mod:`reprscope.degradations`) the last is told. Losses are
-    relative to the undegraded view of the same experiment, in blocks that are above chance there.
+    Of the steps of one degradation (see :mod:`reprscope.degradations`) the last is told.
     """
     scores = table.filter(pl.col("kind") == "score")
     keys = [key for key in KEYS if key in scores.columns and key != "view"]
-    start = last_steps(scores["view"].unique(maintain_order=True).to_list())
-    above = scores.filter(pl.col("low") > pl.col("chance"))
-    whole = above.select(*keys, start="view", before="accuracy")
-    last = (
-        scores.filter(pl.col("view").is_in(list(start)))
-        .with_columns(start=pl.col("view").replace_strict(start))
-        .join(whole, on=[*keys, "start"], how="left", maintain_order="left")
-        .with_columns(loss=1 - pl.col("accuracy") / pl.col("before"))
-    )
+    views = scores["view"].unique(maintain_order=True).to_list()
+    start = starts(views)
+    last = scores.filter(pl.col("view").is_in(last_steps(views)))
     sentences = []
     kept = []
     groups = [key for key in ("view", *keys) if key != "position"]
     for rows in last.partition_by(groups, maintain_order=True):
-        known = rows.filter(pl.col("loss").is_not_null())
+        known = rows.filter(pl.col("change").is_not_null())
         name, view = rows["model"][0], rows["view"][0]
         best = rows.sort("accuracy", descending=True, maintain_order=True).row(0, named=True)
         share = interval(best["accuracy"], best["low"], best["high"])
@@ -566,16 +611,22 @@ def findings(table: pl.DataFrame) -> Findings:
             f"{name}, {view}: {block_label(best['position'])} finds most tokens again, {share} of "
             f"{best['tokens']} in {best['images']} images (chance {100 * best['chance']:.2g} %)"
         )
-        if len(known) > 1 and view != rows["start"][0]:
-            order = known.sort("loss", maintain_order=True)
-            least, most = order.row(0, named=True), order.row(-1, named=True)
+        if len(known) > 1 and view != start[view]:
+            order = known.sort("change", maintain_order=True)
+            most, least = order.row(0, named=True), order.row(-1, named=True)
             sentence += (
-                f"; {block_label(most['position'])} loses {100 * most['loss']:.0f} % of its "
-                f"undegraded accuracy and {block_label(least['position'])} "
-                f"{100 * least['loss']:.0f} %"
+                f"; {block_label(most['position'])} loses {_lost(most)} of its undegraded accuracy "
+                f"and {block_label(least['position'])} {_lost(least)}"
             )
         sentences.append(f"{sentence}.")
         kept.append(rows)
-    columns = ["accuracy", "low", "high", "before", "loss", "within_one", "error", "chance"]
+    columns = ["accuracy", "low", "high", "change", "change_low", "change_high"]
+    columns += ["within_one", "error", "chance"]
     shown = pl.concat(kept) if kept else last
     return Findings(sentences, shown.select("view", *keys, "images", "tokens", *columns))
+
+
+def _lost(row: Mapping[str, Any]) -> str:
+    """Loss with its interval: ``50 % [48, 52]``."""
+    most, least = -100 * row["change_low"], -100 * row["change_high"]
+    return f"{-100 * row['change']:.0f} % [{least:.0f}, {most:.0f}]"
