@@ -129,13 +129,13 @@ def undegraded() -> FakeRepresentations:
     return FakeRepresentations(grids, WIDE, mirrored)
 
 
-@pytest.mark.parametrize("other", [False, True])
+@pytest.mark.parametrize("apart", [False, True])
 @pytest.mark.parametrize("kept", [_matching.KEPT, 0])
-def test_predictions_equal_a_loop_over_points(other, kept, monkeypatch):
+def test_predictions_equal_a_loop_over_points(apart, kept, monkeypatch):
     monkeypatch.setattr(_matching, "KEPT", kept)
     features, annotations = made_study()
     parameters, sources = Parameters(), features
-    if other:
+    if apart:
         parameters, sources = Parameters(source={"view": "identity"}), undegraded()
     companions = dict.fromkeys(correspondence.companions(parameters), sources)
     found = measure(features, annotations, parameters, companions=companions)
@@ -148,9 +148,10 @@ def test_predictions_equal_a_loop_over_points(other, kept, monkeypatch):
         target = grids[row["target_id"]]
         h, w, _ = source.shape
         width, height = WIDE[row["source_id"]]
-        x = width - row["source_x"] if other else row["source_x"]
+        x = width - row["source_x"] if apart else row["source_x"]
         token = source[int(row["source_y"] / height * h), int(x / width * w)]
         best, place = -2.0, None
+        h, w, _ = target.shape
         for i in range(h):
             for j in range(w):
                 other = target[i, j]
@@ -177,8 +178,10 @@ def test_whole_pixels_of_a_source_are_those_of_its_own_frame():
         estimator="cosine", position="fine"
     )
     width = np.array([WIDE[name][0] for name in points["source_id"]])
-    assert (found["source_x"].to_numpy() == np.trunc(width - points["source_x"])).all()
-    assert (found["target_x"].to_numpy() < points["target_x"]).all()
+    seen = np.trunc(width - points["source_x"].to_numpy())
+    assert (found["source_x"].to_numpy() == seen).all()
+    # Targets are smaller in the frame of the measurement.
+    assert (found["target_x"].to_numpy() < points["target_x"].to_numpy()).all()
 
 
 def test_a_source_without_features_is_named():

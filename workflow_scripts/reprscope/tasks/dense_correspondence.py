@@ -567,7 +567,7 @@ def relate(table: pl.DataFrame, parameters: Mapping[str, Parameters]) -> pl.Data
         on=[*keys, "start"],
         maintain_order="left",
     )
-    changes: list[tuple[object, ...]] = []
+    changes: list[tuple[float, ...]] = []
     for row in both.iter_rows(named=True):
         chosen = parameters[row["task"]]
         found = ratios(
@@ -576,17 +576,12 @@ def relate(table: pl.DataFrame, parameters: Mapping[str, Parameters]) -> pl.Data
             replicates=chosen.bootstrap,
             seed=item_seed(_KIND, chosen.seed),
         )
-        of = [row[key] for key in (*keys, "view")]
-        changes.append((*of, "score", *(float(bound[0]) - 1 for bound in found)))
+        changes.append(tuple(float(bound[0]) - 1 for bound in found))
+    names = ("change", "change_low", "change_high")
+    schema = dict.fromkeys(names, pl.Float64)
     columns = [*keys, "view", "kind"]
-    schema = {column: table.schema[column] for column in columns}
-    schema |= dict.fromkeys(("change", "change_low", "change_high"), pl.Float64())
-    return table.drop("shares").join(
-        pl.DataFrame(changes, schema=schema, orient="row"),
-        on=columns,
-        how="left",
-        maintain_order="left",
-    )
+    related = both.select(columns).hstack(pl.DataFrame(changes, schema=schema, orient="row"))
+    return table.drop("shares").join(related, on=columns, how="left", maintain_order="left")
 
 
 def findings(table: pl.DataFrame) -> Findings:
