@@ -78,7 +78,7 @@ _SCHEMA: Final = {
     "source_png": pl.Binary,
 }
 _COUNTS: Final = ("tokens", "candidates", "correct", "within_one")
-_SUMMARY: Final = {
+_SUMMARY: Final[dict[str, Any]] = {
     "position": pl.String,
     "kind": pl.String,
     "images": pl.Int32,
@@ -578,7 +578,7 @@ def relate(table: pl.DataFrame, parameters: Mapping[str, Parameters]) -> pl.Data
         )
         changes.append(tuple(float(bound[0]) - 1 for bound in found))
     names = ("change", "change_low", "change_high")
-    schema = dict.fromkeys(names, pl.Float64)
+    schema = [(name, pl.Float64) for name in names]
     columns = [*keys, "view", "kind"]
     related = both.select(columns).hstack(pl.DataFrame(changes, schema=schema, orient="row"))
     return table.drop("shares").join(related, on=columns, how="left", maintain_order="left")
