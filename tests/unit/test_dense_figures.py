@@ -118,6 +118,16 @@ def test_chance_of_keypoints_is_the_random_estimator():
     np.testing.assert_allclose(sorted(changes(spec)["up[3]"]), [-0.5, -0.2, -0.1, 0], atol=1e-12)
     rows = [row["pck"] for row in drawn(spec, "pck_0", "line") if row["block"] == "mid"]
     assert rows == [0.8, 0.6, 0.4, 0.2]
+    assert "without mid, not above random at step 0" in spec["description"]
+    easier = random.with_columns(estimator=pl.lit("same_position"), pck=pl.lit(0.1))
+    spec = specification(
+        degradation_lines,
+        pl.concat([random, table, easier]),
+        metric="pck",
+        chance="same_position",
+        degradations=["blur"],
+    )
+    assert len(changes(spec)["mid"]) == 4
 
 
 def test_intervals_of_the_change_are_those_of_the_table():
@@ -306,6 +316,32 @@ def test_headings_name_what_differs():
     text = str(specification(transfer_maps, pl.concat(tables), max_examples=3, panels=["wheel"]))
     for heading in ("'v'", "'bgr-5'", "'v, from b'"):
         assert f"'text': {heading}" in text
+    text = str(
+        specification(
+            transfer_maps,
+            pl.concat(tables),
+            max_examples=3,
+            panels=["wheel"],
+            labels={"bgr-5": "colours permuted", "b": "another"},
+        )
+    )
+    for heading in ("'v'", "'colours permuted'", "'v, from another'"):
+        assert f"'text': {heading}" in text
+
+
+def test_photographs_are_framed_and_maps_are_not():
+    spec = specification(transfer_maps, example())
+    shown = [(row["x"], row["y"], row["w"], row["h"]) for row in images(spec)]
+    framed = [
+        (row["x"], row["y"], row["x2"] - row["x"], row["y2"] - row["y"])
+        for rows in spec["datasets"].values()
+        for row in rows
+        if "x2" in row and "url" not in row
+    ]
+    top = min(y for _, y, _, _ in shown)
+    # Source, target and the copied tiles of one block, all in the first line.
+    assert sorted(framed) == sorted(place for place in shown if place[1] == top)
+    assert len(framed) == 3
 
 
 @pytest.mark.parametrize(

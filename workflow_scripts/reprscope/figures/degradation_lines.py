@@ -49,6 +49,9 @@ class Options:
         Rows to draw. Columns it leaves open are filtered to the rows of kind ``score``, the
         estimator ``cosine``, the test split, alpha 0.1 and the mean over points, where the table
         has them.
+    chance : str
+        Estimator without features that gives the chance of keypoints, if the table has no column
+        ``chance``: ``random``, ``same_position`` or ``same_place_in_box``.
     relative : bool
         Draw the change relative to the undegraded view as well, below.
     columns : int
@@ -65,6 +68,7 @@ class Options:
     degradations: Sequence[str] = ()
     labels: Mapping[str, str] = field(default_factory=dict)
     filter: Mapping[str, Any] = field(default_factory=dict)
+    chance: str = "random"
     relative: bool = True
     columns: int = 4
     title: str = ""
@@ -86,14 +90,14 @@ def _chosen(table: pl.DataFrame, options: Options, columns: list[str]) -> pl.Dat
 
 
 def _with_chance(rows: pl.DataFrame, table: pl.DataFrame, options: Options) -> pl.DataFrame:
-    """Rows with a column ``chance``: their own, or the score of the estimator ``random``."""
+    """Rows with a column ``chance``: their own, or the score of an estimator without features."""
     if "chance" in rows.columns:
         return rows
-    if "estimator" not in table.columns or "random" not in table["estimator"]:
+    if "estimator" not in table.columns:
         return rows.with_columns(chance=pl.lit(0.0))
-    by_chance = dict(options.filter) | {"estimator": "random"}
-    random = frames.select(table, by_chance, []).select("view", "position", chance=options.metric)
-    return rows.join(random, on=["view", "position"], how="left", maintain_order="left")
+    blind = frames.select(table, dict(options.filter) | {"estimator": options.chance}, [])
+    chance = blind.select("view", "position", chance=options.metric)
+    return rows.join(chance, on=["view", "position"], how="left", maintain_order="left")
 
 
 def _rows(table: pl.DataFrame, options: Options) -> pl.DataFrame:
@@ -181,9 +185,9 @@ def draw(table: pl.DataFrame, options: Options, theme: Theme) -> alt.TopLevelMix
     published = frames.published_columns(rows, options.metric)[:1]
     tallest = [options.metric, *([options.high] * interval), *published]
     top = max(float(rows[c].max()) for c in tallest)  # type: ignore[arg-type]
-    changes = [column for column in ("change", *CHANGE) if column in rows.columns]
-    lowest = min(0.0, *(float(rows[c].min() or 0) for c in changes))  # type: ignore[arg-type]
-    highest = max(0.0, *(float(rows[c].max() or 0) for c in changes))  # type: ignore[arg-type]
+    # Bands are cut off: that of a block just above chance may be as high as all lines together.
+    lowest = min(0.0, float(rows["change"].min() or 0))  # type: ignore[arg-type]
+    highest = max(0.0, float(rows["change"].max() or 0))  # type: ignore[arg-type]
     views: list[tuple[str, tuple[float, float]]] = [(options.metric, (0.0, 1.04 * top))]
     if options.relative:
         margin = 0.03 * (highest - lowest)
@@ -257,7 +261,7 @@ def _panel(
     low, high = (options.low, options.high) if column == options.metric else CHANGE
     if low in rows.columns and high in rows.columns and len(blocks) <= frames.MANY:
         layers.append(
-            base.mark_area(aria=False).encode(
+            base.mark_area(aria=False, clip=True).encode(
                 x=x,
                 y=alt.Y(f"{low}:Q"),
                 y2=alt.Y2(f"{high}:Q"),
@@ -335,7 +339,8 @@ def caption(table: pl.DataFrame, options: Options) -> str:
         text += " Below, the change relative to it"
         lost = rows.filter((pl.col("step") == 0) & pl.col("change").is_null())
         blocks = ", ".join(frames.distinct(lost, "block"))
-        text += f", without {blocks}, not above chance at step 0." if blocks else "."
+        chance = "chance" if "estimator" not in chosen.columns else words(options.chance)
+        text += f", without {blocks}, not above {chance} at step 0." if blocks else "."
     if options.low in rows.columns and options.high in rows.columns:
         text += " Bands are 95 % bootstrap intervals." * (rows["block"].n_unique() <= frames.MANY)
     text += frames.published_note(rows, options.metric, "Open circles")
