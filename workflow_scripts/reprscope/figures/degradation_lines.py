@@ -342,7 +342,11 @@ def caption(table: pl.DataFrame, options: Options) -> str:
         chance = "chance" if "estimator" not in chosen.columns else words(options.chance)
         text += f", without {blocks}, not above {chance} at step 0." if blocks else "."
     if options.low in rows.columns and options.high in rows.columns:
-        text += " Bands are 95 % bootstrap intervals." * (rows["block"].n_unique() <= frames.MANY)
+        cut = ", below cut off at the panels' edge" * (
+            options.relative and CHANGE[0] in rows.columns
+        )
+        bands = f" Bands are 95 % bootstrap intervals{cut}."
+        text += bands * (rows["block"].n_unique() <= frames.MANY)
     text += frames.published_note(rows, options.metric, "Open circles")
     told = []
     for name in frames.distinct(rows, "degradation"):
