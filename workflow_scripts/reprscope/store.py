@@ -37,7 +37,7 @@ from reprscope.provenance import digest
 Form = Literal["tokens", "mean"]
 FLOAT16_MAX = 65504.0
 _COMPUTE = ("diffusers", "torch", "transformers")
-_STORAGE = ("code", "positions", "shard", "store")
+_STORAGE = ("code", "positions", "shard", "store", "viewed")
 MARGIN = 1 << 18
 """Bytes that HDF5 may need beside the tables themselves, for indices and on closing."""
 
@@ -256,6 +256,14 @@ class Representations:
     def provenance(self) -> dict[str, Any]:
         """Provenance of the first shard."""
         return dict(json.loads(str(self._files[0].attrs["provenance"])))
+
+    @property
+    def viewed(self) -> dict[str, Any]:
+        """How the images were brought into the form that was encoded.
+
+        ``view`` (fields of :class:`reprscope.views.View`), ``resolution`` and ``multiple``.
+        """
+        return dict(self.provenance["viewed"])
 
     @property
     def origin(self) -> str:
