@@ -33,7 +33,7 @@ class Settings:
 
 FULL = Settings(
     cases=(
-        Case(model="sd-1.5", images=4, batch=2, rounds=2),
+        Case(model="sd-1.5", images=8, batch=2, rounds=3),
         Case(model="nano-sd", images=256, batch=32, rounds=3),
     )
 )

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import polars as pl
 from reprscope import figures, published
 from reprscope.figures.render import save
+from reprscope.figures.repeated import over
 from reprscope.figures.theme import Theme
 from reprscope.job import job
 from reprscope.parameters import build
@@ -22,7 +23,11 @@ def main(table: Path, stem: Path, spec: str) -> None:
     options = build(kind.Options, settings["options"], entry=settings["kind"])
     theme = build(Theme, settings["theme"], entry="theme")
     found = [published.Match(**match) for match in settings["published"]["matches"]]
-    frame = published.beside(pl.read_parquet(table), found)
+    frame = pl.read_parquet(table)
+    if settings["over"]:
+        frame = over(frame, settings["over"], options)
+    else:
+        frame = published.beside(frame, found)
     save(kind.draw(frame, options, theme), stem, kind.caption(frame, options), spec)
 
 

@@ -193,6 +193,7 @@ def figure(study: Study, experiment: str, name: str) -> str:
             "code": _code("figure.py", f"reprscope.figures.{entry.kind}"),
             "kind": entry.kind,
             "options": asdict(entry.options),
+            "over": entry.over,
             "theme": asdict(study.theme),
             "published": _published(matches(study, study.experiments[experiment])),
         }

@@ -200,11 +200,16 @@ class TaskEntry:
 
 @dataclass(frozen=True, kw_only=True)
 class FigureEntry:
-    """A figure of an experiment."""
+    """A figure of an experiment.
+
+    ``over`` is a column, such as ``seed``, over whose values it gives means with intervals (see
+    :mod:`reprscope.figures.repeated`), or empty.
+    """
 
     name: str
     kind: str
     options: Any
+    over: str = ""
 
 
 @dataclass(frozen=True, order=True)
@@ -544,9 +549,12 @@ def _experiments(entries: Sequence[Mapping[str, Any]]) -> dict[str, Experiment]:
                 )
             where = f"experiments.{name}.figures.{figure['name']}"
             kind = figures.load(figure["kind"])
-            options = build(kind.Options, _split(figure, "name", "kind"), entry=where)
+            options = build(kind.Options, _split(figure, "name", "kind", "over"), entry=where)
             drawn[figure["name"]] = FigureEntry(
-                name=figure["name"], kind=figure["kind"], options=options
+                name=figure["name"],
+                kind=figure["kind"],
+                options=options,
+                over=figure.get("over", ""),
             )
         values = {key: tuple(v) if isinstance(v, list) else v for key, v in entry.items()}
         defaults = {"title": name, "question": ""}

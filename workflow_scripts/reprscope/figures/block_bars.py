@@ -11,6 +11,7 @@ import polars as pl
 
 from reprscope.figures import frames
 from reprscope.figures.labels import block_label, in_network_order, words
+from reprscope.figures.repeated import intervals
 from reprscope.figures.theme import Theme
 
 
@@ -288,7 +289,7 @@ def caption(table: pl.DataFrame, options: Options) -> str:
     text = f"{what[:1].upper()}{what[1:]} by block in network order"
     text += (f" ({where})" if where else "") + (f", over {over}" if over else "") + "."
     if options.low in rows.columns and options.high in rows.columns:
-        text += " Error bars are 95 % bootstrap intervals."
+        text += intervals(table, "Error bars")
     if options.reference in rows.columns:
         text += f" The dashed rule is {words(options.reference)}."
     text += frames.published_note(rows, options.metric, "Open circles")

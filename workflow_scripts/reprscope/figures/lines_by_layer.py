@@ -21,6 +21,7 @@ import polars as pl
 from reprscope.errors import UserError
 from reprscope.figures import frames
 from reprscope.figures.labels import block_label, block_of, in_network_order, words
+from reprscope.figures.repeated import intervals
 from reprscope.figures.theme import Theme, spread
 
 DIRECT: Final = 5
@@ -576,7 +577,7 @@ def caption(table: pl.DataFrame, options: Options) -> str:
     text = f"{what[:1].upper()}{what[1:]} by layer in network order"
     text += (f" ({where})" if where else "") + (f", over {over}" if over else "") + "."
     if options.low in rows.columns and options.high in rows.columns:
-        text += " Bands are 95 % bootstrap intervals."
+        text += intervals(table, "Bands")
     if not isinstance(options.rule, str):
         text += f" The dashed rule is {_print(options.rule, options)}."
     elif options.rule:

@@ -12,6 +12,7 @@ import polars as pl
 from reprscope.errors import UserError
 from reprscope.figures import frames
 from reprscope.figures.labels import block_label, in_network_order, words
+from reprscope.figures.repeated import intervals
 from reprscope.figures.theme import Theme
 
 BASELINE_WIDTH = 104
@@ -357,7 +358,7 @@ def caption(table: pl.DataFrame, options: Options) -> str:
     text += (f" ({where})" if where else "") + (f", over {over}" if over else "") + "."
     interval = options.low in rows.columns and options.high in rows.columns
     if interval and rows["block"].n_unique() <= frames.MANY:
-        text += " Bands are 95 % bootstrap intervals."
+        text += intervals(table, "Bands")
     if len(rules):
         names = [words(name) for name in frames.distinct(rules, "baseline")]
         text += f" Dashed rules: {', '.join(names)}."

@@ -1,0 +1,84 @@
+"""Means over noise seeds, against numbers worked out by hand."""
+
+import polars as pl
+import pytest
+import tables
+from reprscope.errors import UserError
+from reprscope.figures import lines_by_timestep, similarity_maps
+from reprscope.figures.repeated import over
+from reprscope.figures.theme import Theme
+
+
+def repeated(values, **columns):
+    """The rows of a task at one place, once for each seed."""
+    return pl.DataFrame(
+        {
+            "model": "nano-sd",
+            "position": "mid_block",
+            "timestep": 50,
+            "seed": list(range(len(values))),
+            "estimator": "cosine",
+            "alpha": 0.1,
+            "pck": values,
+            "low": 0.0,
+            "high": 1.0,
+            "points": 100,
+            **columns,
+        }
+    )
+
+
+def test_mean_and_interval_of_three_seeds():
+    """Mean 0.4, standard deviation 0.2, and Student's t is 4.302653 for two degrees of freedom."""
+    found = over(repeated([0.2, 0.4, 0.6]), "seed", lines_by_timestep.Options())
+    assert len(found) == 1
+    row = found.row(0, named=True)
+    assert row["pck"] == pytest.approx(0.4)
+    assert row["high"] - row["pck"] == pytest.approx(4.302653 * 0.2 / 3**0.5, rel=1e-6)
+    assert row["pck"] - row["low"] == pytest.approx(row["high"] - row["pck"])
+    assert (row["points"], row["timestep"], row["alpha"]) == (100, 50, 0.1)
+    assert "seed" not in found.columns
+
+
+def test_different_things_stay_apart_and_in_order():
+    two = [repeated([0.2, 0.3], timestep=t, position=p) for t, p in ((50, "b"), (10, "a"))]
+    found = over(pl.concat(two), "seed", lines_by_timestep.Options())
+    assert found.select("timestep", "position").rows() == [(50, "b"), (10, "a")]
+    same = over(repeated([0.5] * 4), "seed", lines_by_timestep.Options())
+    assert same.select("low", "pck", "high").row(0) == (0.5, 0.5, 0.5)
+
+
+def test_a_value_missing_for_all_seeds_stays_missing():
+    found = over(
+        repeated([None, None]).cast({"pck": pl.Float64}), "seed", lines_by_timestep.Options()
+    )
+    assert found.select("low", "pck", "high").row(0) == (None, None, None)
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        repeated([0.1]),
+        pl.concat([repeated([0.1, 0.2]), repeated([0.3], position="conv_in")]),
+        pl.concat([repeated([0.1, 0.2]), repeated([0.3, 0.4])]),
+    ],
+)
+def test_what_is_not_repeated_evenly_is_refused(table):
+    with pytest.raises(UserError, match="every row once for each of at least two values of seed"):
+        over(table, "seed", lines_by_timestep.Options())
+
+
+def test_a_figure_without_intervals_is_refused():
+    with pytest.raises(UserError, match="no interval: leave out `over: seed`"):
+        over(repeated([0.1, 0.2]), "seed", similarity_maps.Options())
+
+
+def test_the_caption_says_over_what():
+    one = tables.correspondence()
+    both = pl.concat([one, one.with_columns(seed=pl.col("seed") + 1, pck=pl.col("pck") * 0.9)])
+    options = lines_by_timestep.Options()
+    frame = over(both, "seed", options)
+    said = "Values are means over 2 noise seeds; bands are their 95 % t intervals."
+    assert said in lines_by_timestep.caption(frame, options)
+    assert "95 % bootstrap intervals" in lines_by_timestep.caption(one, options)
+    lines_by_timestep.draw(frame, options, Theme())
