@@ -85,19 +85,31 @@ def test_its_figures_can_be_drawn_from_the_table_that_the_experiment_makes(
     study = parse(read(ROOT / f"studies/{name}.yaml"))
     entry = study.experiments[experiment]
     settings = json.loads(specs.tabulate(study, experiment))
-    # What a small run needs less of; the table's form does not depend on it.
-    for parameters in settings["tasks"].values():
+    positions = list(dict.fromkeys(p for held in settings["positions"].values() for p in held))
+    kind = settings["kind"]
+    task = tasks.load(kind)
+    annotations = _nine_images()
+    # Measurements of one task and view have the same numbers: only what tells them apart matters.
+    measured = {}
+    for one in settings["measurements"]:
+        path = tmp_path / f"{one['task']}_{one['view']}.parquet"
+        measured.setdefault(path, one)
+    for path, one in measured.items():
+        # What a small run needs less of; the table's form does not depend on it.
+        parameters = settings["tasks"][one["task"]]
         parameters |= {key: 2 for key in ("epochs", "bootstrap") if key in parameters}
-    (parameters,) = settings["tasks"].values()
-    task = tasks.load(settings["kind"])
-    measured = task.measure(
-        *_nine_images(dict.fromkeys(p for held in settings["positions"].values() for p in held)),
-        build(task.Parameters, parameters, entry=settings["kind"]),
-    )
-    measured.write_parquet(tmp_path / "measured.parquet")
-    # All measurements have the same numbers: only what tells them apart matters here.
+        parameters = build(task.Parameters, parameters, entry=one["task"])
+        companions = {
+            number: _representations(study, one | changes, positions)
+            for number, changes in tasks.companions(kind, parameters).items()
+        }
+        keywords = {"companions": companions} if companions else {}
+        own = _representations(study, one, positions)
+        task.measure(own, annotations, parameters, **keywords).write_parquet(path)
     summarise.main(
-        measurements=[tmp_path / "measured.parquet"] * len(settings["measurements"]),
+        measurements=[
+            tmp_path / f"{one['task']}_{one['view']}.parquet" for one in settings["measurements"]
+        ],
         out=tmp_path / "table.parquet",
         spec=json.dumps(settings),
     )
@@ -111,28 +123,43 @@ def test_its_figures_can_be_drawn_from_the_table_that_the_experiment_makes(
         assert shown == ("standard" not in figure.name)
 
 
-def _nine_images(positions):
-    rng = np.random.default_rng(0)
-    names = [f"image-{number}" for number in range(9)]
-    splits = ["train", "validation", "test"] * 3
+SIDE = 100
+TOKEN = 64
+NAMES = [f"image-{number}" for number in range(9)]
+
+
+def _nine_images():
     images = pl.DataFrame(
         {
-            "image_id": names,
-            "width": 100,
-            "height": 100,
+            "image_id": NAMES,
+            "width": SIDE,
+            "height": SIDE,
             "label": ["cat"] * 3 + ["dog"] * 6,
-            "split": splits,
+            "split": ["train", "validation", "test"] * 3,
         }
     )
     pairs = pl.DataFrame(
         [
-            pair("a", names[2], names[5]),
-            pair("b", names[5], names[8]),
-            pair("c", names[1], names[4], split="validation"),
+            pair("a", NAMES[2], NAMES[5]),
+            pair("b", NAMES[5], NAMES[8]),
+            pair("c", NAMES[1], NAMES[4], split="validation"),
         ]
     )
-    tokens = {p: {name: rng.normal(size=(4, 4, 5)) for name in names} for p in positions}
-    return (
-        FakeRepresentations(tokens, dict.fromkeys(names, (100, 100))),
-        FakeAnnotations(images, pairs, {name: smooth_image(100, 100, 0) for name in names}),
+    return FakeAnnotations(images, pairs, {name: smooth_image(SIDE, SIDE, 0) for name in NAMES})
+
+
+def _representations(study, keys, positions):
+    """Random tokens of 64 px, on the frame that the view makes at the resolution."""
+    rng = np.random.default_rng(0)
+    encoded, transform = study.views[keys["view"]].apply(
+        smooth_image(SIDE, SIDE, 0),
+        resolution=keys["resolution"],
+        multiple=8,
+        image_id=NAMES[0],
+    )
+    height, width = encoded.shape[:2]
+    grid = (-(-height // TOKEN), -(-width // TOKEN))
+    tokens = {p: {name: rng.normal(size=(*grid, 5)) for name in NAMES} for p in positions}
+    return FakeRepresentations(
+        tokens, dict.fromkeys(NAMES, (width, height)), dict.fromkeys(NAMES, transform)
     )
