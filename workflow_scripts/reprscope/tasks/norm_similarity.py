@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 import polars as pl
 
-from reprscope.errors import UserError
+from reprscope.parameters import check_whole
 from reprscope.similarity import normalise
 from reprscope.tasks._pictures import frame
-from reprscope.tasks._samples import draw, histogram
+from reprscope.tasks._samples import draw, histogram, several_images
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -63,10 +63,7 @@ class Parameters:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("tokens", "bins"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < 2:
-                raise UserError(f"{name} is {value!r}; write a whole number from 2.")
+        check_whole(self, "tokens", "bins", least=2)
 
 
 def measure(
@@ -95,9 +92,7 @@ def measure(
     UserError
         If there are fewer than two images, or a feature is not finite.
     """
-    images = sorted(representations.image_ids)
-    if len(images) < 2:
-        raise UserError("norm_similarity: one image has no pairs; use a dataset with two or more.")
+    images = several_images(representations, kind="norm_similarity")
     frames = []
     for position in representations.positions:
         samples = draw(
