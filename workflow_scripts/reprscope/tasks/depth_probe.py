@@ -121,6 +121,12 @@ class Parameters(Detection):
         check_whole(self, "batch", "steps", "bootstrap")
 
 
+def minutes(parameters: Parameters, positions: int) -> int:
+    """An hour for each position in the published form, see :func:`reprscope.tasks.minutes`."""
+    published = parameters.form == "published"
+    return 60 * (len(parameters.positions) or positions) if published else 0
+
+
 @dataclass(frozen=True)
 class _Images:
     """Names of the images by what they are for, each sorted, and how to read their depth."""
