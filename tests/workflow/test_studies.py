@@ -65,34 +65,19 @@ THESIS = {
     # Section 4.3, errors by position and clusters.
     + BOTH_PROTOCOLS * (12 + 1 + 11 + 1)
     # Two counts of token groups; mean norms; norms and similarity of pairs and of matches.
-    + BOTH_PROTOCOLS * (2 * 5 + 3 + 3 + 1)
+    + BOTH_PROTOCOLS * (2 * 5 + 3 + 2 * 3 + 1)
     # The search, two kinds of anomalies, two depth probes; photographs and their corner.
     + BOTH_PROTOCOLS * (1 + 2 + 2 + PHOTOS + 1)
     # Similarity, norms and correspondence.
     + TRANSFORMERS * (BOTH_PROTOCOLS + 1 + 1),
     "shapes": 1,
     "tabulate": 8 + 3 + 18,
-    "figure": 4 * 2
-    + 1
-    + 3
-    + 2
-    + 2
-    + 4
-    # Errors by position, section 4.3, figures 19 to 25, and what has but one protocol.
-    + 4
-    + 4
-    + 2
-    + 2
-    + 3
-    + 3
-    + 3 * 2
-    + 2
-    + 2
-    + 3
-    + 2 * 2
-    + 3
-    + 2
-    + 2,
+    "figure": sum((4 * 2, 1, 3, 2, 2, 4))
+    # Errors by position and section 4.3; figures 19 to 25 and 38; 26; 39 and 40.
+    + sum((4, 4 + 2))
+    + sum((2, 3, 3, 2, 2, 2, 2, 2, 3))
+    + sum((3, 2, 1, 1))
+    + sum((3, 2)),
     "scorecard": 1,
     "report": 1,
 }
