@@ -1,11 +1,13 @@
 import itertools
+import re
+from xml.etree import ElementTree
 
 import numpy as np
 import polars as pl
 import pytest
 import tables
 from reprscope.errors import UserError
-from reprscope.figures import norm_maps
+from reprscope.figures import norm_maps, render
 from reprscope.figures.labels import block_label
 from reprscope.figures.theme import SCHEMES
 from test_figures import draw, hover, image_at, marks
@@ -163,6 +165,30 @@ def test_the_diagonal_ends_where_either_axis_does():
     assert ends[1]["x"] == pytest.approx(
         min(square["similarity_end"].max(), square["norm_end"].max())
     )
+
+
+@pytest.mark.parametrize(
+    ("kind", "headings"),
+    [("histograms", ["t = 0", "t = 50"]), ("lines_by_threshold", tables.MODELS)],
+)
+def test_headings_of_panels_stand_on_one_line(kind, headings):
+    svg = render.svg(draw(kind))
+    heights = {}
+    for text in headings:
+        # Where a text stands is the sum of the moves of the groups around it.
+        (element,) = [e for e in walk(ElementTree.fromstring(svg)) if e[0].text == text]
+        heights[text] = element[1]
+    assert len(set(heights.values())) == 1, heights
+
+
+def walk(element, above=0.0):
+    """All elements with text, and their vertical place."""
+    moved = re.match(r"translate\([-\d.]+,([-\d.]+)\)", element.get("transform", ""))
+    here = above + float(moved[1] if moved else 0)
+    if element.text and element.text.strip():
+        yield element, here
+    for child in element:
+        yield from walk(child, here)
 
 
 def test_only_outer_panels_have_axes():

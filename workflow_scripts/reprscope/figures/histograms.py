@@ -187,16 +187,10 @@ def _panel(
             .mark_line(strokeDash=[4, 3], strokeWidth=1, color=theme.muted, aria=False)
             .encode(x=x, y=y)
         )
+    if titles[0]:
+        layers.append(frames.heading(titles[0], theme, width=width, fontSize=theme.font_size))
     panel: alt.LayerChart = alt.LayerChart(
-        layer=layers,
-        name=label,
-        width=width,
-        height=options.height,
-        title=alt.Title(
-            titles[0], anchor="middle", fontSize=theme.font_size, fontWeight=400, offset=4
-        )
-        if titles[0]
-        else alt.Undefined,
+        layer=layers, name=label, width=width, height=options.height
     ).resolve_scale(color="independent")
     return panel
 
