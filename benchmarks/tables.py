@@ -277,8 +277,8 @@ def _readme(results: Results) -> str:
     return (
         f"On {one['cores']} cores, full-width Stable Diffusion 1.5 with all blocks stored runs at "
         f"{bare} of the bare denoiser's throughput in float32, and {peer} times as fast as "
-        f"sdhelper over the thesis' eleven timesteps{reduced} ({middle} times for `mid_block` alone); "
-        f"correspondence is {pairs} times as fast as a loop over pairs."
+        f"sdhelper over the thesis' eleven timesteps{reduced} ({middle} times for `mid_block` "
+        f"alone); correspondence is {pairs} times as fast as a loop over pairs."
     )
 
 

@@ -26,7 +26,14 @@ def main(images: Path, manifest: Path, out: Path, spec: str, gpus: int, batch_si
         from reprscope.models.vae import load
 
         vae = load(manifest.parent / "snapshot", device=torch.device(device))
-        origin = provenance.origin(model=manifest, device=device, precision="float32")
+        viewed = {
+            "view": settings["view"],
+            "resolution": settings["resolution"],
+            "multiple": vae.factor * settings["patch"],
+        }
+        origin = provenance.origin(
+            model=manifest, device=device, precision="float32", viewed=viewed
+        )
         with (
             writer(out, spec=spec, provenance=origin, dtype="float32") as store,
             progress(len(frame), "images") as advance,

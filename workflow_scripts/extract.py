@@ -62,6 +62,7 @@ def main(
             precision=str(dtype),
             positions=settings["positions"],
             latents=source.origin,
+            viewed=source.viewed,
         )
         scale, shift = scaling(vae.parent / "snapshot")
         size = BatchSize(place)

@@ -32,7 +32,8 @@ def main(measurements: list[Path], out: Path, spec: str) -> None:
         rows = summary.filter(pl.col("position").is_in(sorted(wanted)))
         wanted -= set(rows["position"])
         parts.append(rows.select(*(pl.lit(v).alias(k) for k, v in keys.items()), pl.all()))
-    write_frame(pl.concat(parts), out, spec=spec)
+    relate = getattr(task, "relate", lambda table, _: table)
+    write_frame(relate(pl.concat(parts), parameters), out, spec=spec)
 
 
 if __name__ == "__main__":

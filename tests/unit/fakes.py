@@ -17,6 +17,8 @@ class FakeRepresentations:
     transforms: dict[str, Affine] = field(default_factory=dict)
     reads: list[tuple[str, str]] = field(default_factory=list)
     origin: str = "0123456789abcdef"
+    view: dict[str, Any] = field(default_factory=lambda: {"fit": "keep"})
+    resolution: int = 0
 
     @property
     def positions(self) -> list[str]:
@@ -49,6 +51,11 @@ class FakeRepresentations:
 
     def pixels(self, image_id: str) -> tuple[int, int]:
         return self.sizes[image_id]
+
+    @property
+    def viewed(self) -> dict[str, Any]:
+        resolution = self.resolution or max(max(size) for size in self.sizes.values())
+        return {"view": self.view, "resolution": resolution, "multiple": 1}
 
     def transform(self, image_id: str) -> Affine:
         return self.transforms.get(image_id, Affine())

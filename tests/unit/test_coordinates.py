@@ -79,7 +79,9 @@ def test_a_view_moves_a_bright_pixel_where_its_map_says(
 ):
     view = View(operations=tuple(operations), fit=fit, after=after)
     image = marked(width, height, *spot)
-    viewed, transform = view.apply(image, resolution=4 * max(width, height), multiple=1)
+    viewed, transform = view.apply(
+        image, resolution=4 * max(width, height), multiple=1, image_id="a"
+    )
     expected = transform.forward(np.array(spot) + 0.5)
     weights = viewed[..., 0].astype(float)
     rows, cols = np.mgrid[: viewed.shape[0], : viewed.shape[1]] + 0.5
@@ -89,7 +91,7 @@ def test_a_view_moves_a_bright_pixel_where_its_map_says(
 
 def test_keep_rounds_to_multiples_and_its_map_stays_exact():
     viewed, transform = View(fit="keep").apply(
-        np.zeros((333, 500, 3), np.uint8), resolution=512, multiple=64
+        np.zeros((333, 500, 3), np.uint8), resolution=512, multiple=64, image_id="a"
     )
     assert viewed.shape == (320, 512, 3)
     assert transform == Affine(scale_x=512 / 500, scale_y=320 / 333)
@@ -98,8 +100,8 @@ def test_keep_rounds_to_multiples_and_its_map_stays_exact():
 def test_a_crop_after_the_fit_is_not_scaled_up_again():
     view = View(fit="keep", after=({"crop": {"left": 16, "right": 16, "top": 16, "bottom": 16}},))
     image = np.random.default_rng(0).integers(0, 256, (64, 96, 3), dtype=np.uint8)
-    viewed, transform = view.apply(image, resolution=192, multiple=8)
-    whole, _ = View(fit="keep").apply(image, resolution=192, multiple=8)
+    viewed, transform = view.apply(image, resolution=192, multiple=8, image_id="a")
+    whole, _ = View(fit="keep").apply(image, resolution=192, multiple=8, image_id="a")
     assert (viewed == whole[16:-16, 16:-16]).all()
     assert transform == Affine(2.0, -16.0, 2.0, -16.0)
 
@@ -107,4 +109,4 @@ def test_a_crop_after_the_fit_is_not_scaled_up_again():
 def test_sides_that_the_vae_cannot_encode_are_refused():
     view = View(fit="keep", after=({"crop": {"left": 4}},))
     with pytest.raises(UserError, match="92 x 64 pixels, which are not multiples of 8"):
-        view.apply(np.zeros((64, 96, 3), np.uint8), resolution=96, multiple=8)
+        view.apply(np.zeros((64, 96, 3), np.uint8), resolution=96, multiple=8, image_id="a")

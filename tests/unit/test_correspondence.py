@@ -118,19 +118,40 @@ def test_prediction_is_the_middle_of_a_token_not_its_corner():
     assert (found["predicted_x"], found["predicted_y"]) == (35, 75)
 
 
-def test_predictions_equal_a_loop_over_points():
+def undegraded() -> FakeRepresentations:
+    """The same images in another frame, on other grids, for the sources."""
+    rng = np.random.default_rng(14)
+    grids = {
+        "coarse": {name: rng.normal(size=(4, 3, 6)) for name in WIDE},
+        "fine": {name: rng.normal(size=(6, 5, 4)) for name in WIDE},
+    }
+    mirrored = {name: Affine(scale_x=-1, offset_x=width) for name, (width, _) in WIDE.items()}
+    return FakeRepresentations(grids, WIDE, mirrored)
+
+
+@pytest.mark.parametrize("apart", [False, True])
+@pytest.mark.parametrize("kept", [_matching.KEPT, 0])
+def test_predictions_equal_a_loop_over_points(apart, kept, monkeypatch):
+    monkeypatch.setattr(_matching, "KEPT", kept)
     features, annotations = made_study()
-    found = measure(features, annotations, Parameters())
+    parameters, sources = Parameters(), features
+    if apart:
+        parameters, sources = Parameters(source={"view": "identity"}), undegraded()
+    companions = dict.fromkeys(correspondence.companions(parameters), sources)
+    found = measure(features, annotations, parameters, companions=companions)
     cosine = found.filter(pl.col("estimator") == "cosine")
     assert cosine["position"].unique(maintain_order=True).to_list() == ["coarse", "fine"]
     assert len(cosine) == 2 * 8 * 5
     for row in cosine.iter_rows(named=True):
         grids = features.grids[row["position"]]
-        source, target = grids[row["source_id"]], grids[row["target_id"]]
+        source = sources.grids[row["position"]][row["source_id"]]
+        target = grids[row["target_id"]]
         h, w, _ = source.shape
         width, height = WIDE[row["source_id"]]
-        token = source[int(row["source_y"] / height * h), int(row["source_x"] / width * w)]
+        x = width - row["source_x"] if apart else row["source_x"]
+        token = source[int(row["source_y"] / height * h), int(x / width * w)]
         best, place = -2.0, None
+        h, w, _ = target.shape
         for i in range(h):
             for j in range(w):
                 other = target[i, j]
@@ -141,6 +162,51 @@ def test_predictions_equal_a_loop_over_points():
         assert row["predicted_x"] == pytest.approx((place[1] + 0.5) / w * width)
         assert row["predicted_y"] == pytest.approx((place[0] + 0.5) / h * height)
         assert row["similarity"] == pytest.approx(best, abs=1e-6)
+
+
+def test_whole_pixels_of_a_source_are_those_of_its_own_frame():
+    features, annotations = made_study()
+    parameters = Parameters(source={"view": "identity"})
+    found = measure(
+        features,
+        annotations,
+        parameters,
+        coordinates="integer",
+        companions={"source": undegraded()},
+    ).filter(estimator="cosine", position="fine")
+    points = measure(features, annotations, Parameters()).filter(
+        estimator="cosine", position="fine"
+    )
+    width = np.array([WIDE[name][0] for name in points["source_id"]])
+    seen = np.trunc(width - points["source_x"].to_numpy())
+    assert (found["source_x"].to_numpy() == seen).all()
+    # Targets are smaller in the frame of the measurement.
+    assert (found["target_x"].to_numpy() < points["target_x"].to_numpy()).all()
+
+
+def test_a_source_without_features_is_named():
+    features, annotations = made_study()
+    lacking = FakeRepresentations({"fine": {"left": np.ones((2, 2, 4))}}, WIDE)
+    with pytest.raises(UserError, match=r"'(middle|right)' of pair 'p\d' has no features"):
+        measure(
+            features,
+            annotations,
+            Parameters(source={"view": "identity"}),
+            companions={"source": lacking},
+        )
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"source": {"dataset": "d"}}, "source is .*: view, resolution"),
+        ({"source": {"view": "v"}, "smooth": 1.0}, "source goes only with the plain match"),
+        ({"source": {"view": "v"}, "variants": [{"seed": 1}]}, "source goes only with the plain"),
+    ],
+)
+def test_sources_that_cannot_be_are_named(settings, words):
+    with pytest.raises(UserError, match=words):
+        Parameters(**settings)
 
 
 def test_summary_equals_a_loop_over_measurements():

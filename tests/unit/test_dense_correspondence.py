@@ -8,6 +8,7 @@ import polars as pl
 import pytest
 from PIL import Image
 from reprscope.coordinates import Affine
+from reprscope.data.canonical import Annotations
 from reprscope.errors import UserError
 from reprscope.parameters import build
 from reprscope.provenance import canonical_json
@@ -15,7 +16,7 @@ from reprscope.tasks import companions
 from reprscope.tasks import dense_correspondence as dense
 from reprscope.tasks.dense_correspondence import Frame, Match, Parameters
 from reprscope.views import View
-from unit.fakes import FakeAnnotations, FakeRepresentations
+from unit.fakes import FakeAnnotations, FakeRepresentations, pair
 
 SIDE, TOKEN = 96, 16
 GRID = SIDE // TOKEN
@@ -75,7 +76,7 @@ def test_an_image_finds_itself_whatever_the_length_of_its_tokens():
 def test_a_mirrored_image_finds_itself_mirrored():
     world = corner(contents())
     flip = View(operations=({"hflip": {}},)).apply(
-        np.zeros((SIDE, SIDE, 3), np.uint8), resolution=SIDE, multiple=8
+        np.zeros((SIDE, SIDE, 3), np.uint8), resolution=SIDE, multiple=8, image_id="a"
     )[1]
     mirrored = features({k: v[:, ::-1] for k, v in world.items()}, flip)
     assert scores(run(mirrored, features(world)))["correct"].to_list() == [36] * 3
@@ -244,6 +245,7 @@ def test_maps_and_pictures_of_examples():
     world = corner(contents())
     flip = Affine(scale_x=-1.0, offset_x=float(SIDE))
     mirrored = features({k: v[:, ::-1] for k, v in world.items()}, flip)
+    mirrored.view = {"operations": [{"hflip": {}}]}
     found = run(mirrored, features(world), count=1, pairs=[["b", "c"]])
     maps = found.filter(kind="map")
     assert maps["image_id"].unique(maintain_order=True).to_list() == ["a", "b"]
@@ -291,6 +293,41 @@ def test_without_a_reference_only_pairs_are_compared():
     other = run(world, world, reference={"dataset": "other"}, pairs=[["a", "b"]])
     assert other.filter(kind="image")["source_png"].null_count() == 1
     assert scores(other).is_empty()
+
+
+def test_listed_categories_are_mapped_by_their_first_test_pair():
+    world = features(corner(contents()))
+    named = annotations()
+    named.pair_frame = pl.DataFrame(
+        [
+            pair("p3", "a", "b"),
+            pair("p2", "b", "c"),
+            pair("p1", "c", "a", split="validation"),
+            pair("p0", "c", "b", category="dog"),
+        ]
+    )
+    settings = Parameters(reference={}, listed=["dog", "cat"])
+    found = dense.measure(world, named, settings, companions={"reference": world})
+    pictures = found.filter(kind="image")
+    # The target is looked at, and takes tokens of the source.
+    assert pictures.select("image_id", "source_id").rows() == [("b", "c"), ("c", "b")]
+    maps = found.filter(kind="map", image_id="c")
+    assert maps["source_id"].unique().to_list() == ["b"]
+    assert maps["percentile"].null_count() == len(maps) == 36
+    with pytest.raises(UserError, match="no test pair of category 'cow'; list some of: cat, dog"):
+        dense.measure(
+            world,
+            named,
+            Parameters(reference={}, listed=["cow"]),
+            companions={"reference": world},
+        )
+
+
+def test_without_pairs_none_can_be_listed(tmp_path):
+    world = features(corner(contents()))
+    settings = Parameters(reference={}, listed=["cat"])
+    with pytest.raises(UserError, match="the dataset has no pairs"):
+        dense.measure(world, Annotations(tmp_path), settings, companions={"reference": world})
 
 
 # --- summary -------------------------------------------------------------------------------------
@@ -349,15 +386,56 @@ def test_reruns_and_the_order_of_images_give_the_same():
 def table_of(**accuracies: tuple[float, float]) -> pl.DataFrame:
     rows = [
         {
-            "dataset": "d", "view": view.replace("_", "-"), "model": "m", "timestep": 50,
-            "position": position, "kind": "score", "images": 5, "tokens": 100,
+            "task": "t", "dataset": "d", "model": "m", "view": view.replace("_", "-"),
+            "timestep": 50, "position": position, "kind": "score", "images": 5, "tokens": 100,
             "accuracy": value, "low": value - 0.01, "high": value + 0.01,
-            "within_one": 1.0, "error": 1.0, "chance": 0.05,
+            "within_one": 1.0, "error": 1.0, "chance": 0.05, "shares": [value] * 5,
         }
         for view, values in accuracies.items()
         for position, value in zip(["mid_block", "up_blocks.3"], values, strict=True)
     ]  # fmt: skip
-    return pl.DataFrame(rows)
+    return dense.relate(pl.DataFrame(rows), {"t": Parameters(bootstrap=10)})
+
+
+def test_a_change_is_of_the_same_images_and_has_their_interval():
+    rng = np.random.default_rng(6)
+    clean, grid = np.ones((3, 4, 8)), np.random.default_rng(0).normal(size=(3, 4, 8))
+    names = [f"{number:02}" for number in range(40)]
+    # Images differ far more from each other than each from its degraded self.
+    noise = dict(zip(names, rng.uniform(0.2, 1.4, len(names)), strict=True))
+    reference = features(dict.fromkeys(names, grid))
+
+    def seen(extra: float, order: list[str]) -> FakeRepresentations:
+        drawn = np.random.default_rng(1)
+        each = {name: drawn.normal(size=clean.shape) for name in names}
+        return features({n: grid + (noise[n] + extra) * each[n] for n in order})
+
+    parts = []
+    for view, extra in (("identity", 0.0), ("noise-1", 0.2)):
+        order = names if view == "identity" else names[::-1]
+        found = run(seen(extra, order), reference)
+        summary = dense.summarise(found, Parameters(bootstrap=2000))
+        parts.append(summary.with_columns(pl.lit(view).alias("view"), task=pl.lit("t")))
+    table = dense.relate(pl.concat(parts), {"t": Parameters(bootstrap=2000)})
+    assert "shares" not in table.columns
+    first, last = table.iter_rows(named=True)
+    assert [first[name] for name in ("change", "change_low", "change_high")] == [0, 0, 0]
+    change = last["accuracy"] / first["accuracy"] - 1
+    assert last["change"] == pytest.approx(change)
+    # By the delta method, whose variance of a ratio knows that both are of the same images.
+    a, b = (np.array(part["shares"][0]) for part in parts)
+    spread = (b - (1 + change) * a).std() / a.mean() / len(a) ** 0.5
+    assert last["change_low"] == pytest.approx(change - 1.96 * spread, abs=0.3 * spread)
+    assert last["change_high"] == pytest.approx(change + 1.96 * spread, abs=0.3 * spread)
+    # Resampled apart they would seem far less certain.
+    apart = np.hypot(a.std(), b.std()) / a.mean() / len(a) ** 0.5
+    assert spread < 0.7 * apart
+
+
+def test_without_the_undegraded_view_there_is_no_change():
+    assert table_of(blur_1=(0.9, 0.6))["change"].null_count() == 2
+    both = table_of(far=(0.5, 0.04), far_blur_1=(0.4, 0.04)).filter(view="far-blur-1")
+    assert both["change"].to_list() == [pytest.approx(-0.2), None]
 
 
 def test_findings_tell_the_last_step_of_each_degradation():
@@ -368,13 +446,19 @@ def test_findings_tell_the_last_step_of_each_degradation():
         "m, identity: mid finds most tokens again, 100.0 % [99.0, 101.0] of 100 in 5 images "
         "(chance 5 %).",
         "m, blur-10: mid finds most tokens again, 80.0 % [79.0, 81.0] of 100 in 5 images "
-        "(chance 5 %); up[3] loses 50 % of its undegraded accuracy and mid 20 %.",
+        "(chance 5 %); up[3] loses 50 % [50, 50] of its undegraded accuracy and mid 20 % [20, 20].",
         "m, hflip: up[3] finds most tokens again, 40.0 % [39.0, 41.0] of 100 in 5 images "
-        "(chance 5 %); mid loses 90 % of its undegraded accuracy and up[3] 50 %.",
+        "(chance 5 %); mid loses 90 % [90, 90] of its undegraded accuracy and up[3] 50 % [50, 50].",
     ]
     assert found.table["view"].unique(maintain_order=True).to_list() == [
         "identity", "blur-10", "hflip",
     ]  # fmt: skip
+
+
+def test_losses_are_relative_to_where_the_degradation_starts():
+    found = dense.findings(table_of(identity=(1.0, 0.8), far=(0.5, 0.4), far_bgr_1=(0.4, 0.1)))
+    (sentence,) = [text for text in found.sentences if "far-bgr-1" in text]
+    assert "up[3] loses 75 % [75, 75] of its undegraded accuracy and mid 20 %" in sentence
 
 
 def test_a_block_at_chance_has_nothing_to_lose():
@@ -396,6 +480,7 @@ def test_the_reference_is_a_companion():
 
 def test_settings_survive_the_spec_of_a_job():
     written = {"reference": {"view": "near", "seed": 3}, "pairs": [["a", "b"]], "images": ["c"]}
+    written["listed"] = ["cat"]
     parameters = build(Parameters, written, entry="tasks.dense")
     assert parameters == Parameters(**written)
     again = json.loads(canonical_json(dataclasses.asdict(parameters)))

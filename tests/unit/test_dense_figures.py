@@ -60,7 +60,7 @@ def drawn(spec: dict, panel: str, mark: str) -> list[dict]:
 
 
 def test_lines_are_the_values_over_the_steps_in_their_order():
-    spec = specification(degradation_lines, accuracies(), degradations={"blur": "identity"})
+    spec = specification(degradation_lines, accuracies(), degradations=["blur"])
     for column, expected in (("accuracy", [1, 0.9, 0.8, 0.5]), ("change", [0, -0.1, -0.2, -0.5])):
         rows = drawn(spec, f"{column}_0", "line")
         of = [row for row in rows if row["block"] == "up[3]"]
@@ -72,7 +72,7 @@ def test_lines_are_the_values_over_the_steps_in_their_order():
 
 
 def test_each_degradation_has_a_panel_and_its_own_start():
-    degradations = {"blur": "identity", "far-bgr": "far"}
+    degradations = ["blur", "far-bgr"]
     spec = specification(
         degradation_lines, accuracies(), degradations=degradations, labels={"far-bgr": "far off"}
     )
@@ -82,17 +82,104 @@ def test_each_degradation_has_a_panel_and_its_own_start():
     assert titles == ["blur", "far off"]
 
 
-def test_a_block_that_finds_nothing_has_no_change():
-    table = accuracies().with_columns(accuracy=pl.lit(0.0))
-    spec = specification(degradation_lines, table, degradations={"blur": "identity"})
-    assert {row["change"] for row in drawn(spec, "change_0", "line")} == {None}
+def changes(spec: dict) -> dict[str, set[float | None]]:
+    """Different changes that are drawn of each block."""
+    found: dict[str, set[float | None]] = {}
+    for row in drawn(spec, "change_0", "line"):
+        found.setdefault(row["block"], set()).add(row["change"])
+    return found
+
+
+def test_a_block_that_is_not_above_chance_has_no_change():
+    # Undegraded, mid has 0.8 with an interval from 0.7.
+    for chance, lost in ((0.69, False), (0.71, True)):
+        table = accuracies(chance=chance)
+        spec = specification(degradation_lines, table, degradations=["blur"])
+        assert (changes(spec)["mid"] == {None}) == lost
+        assert len(changes(spec)["up[3]"]) == 4
+        assert ("without mid, not above chance at step 0" in spec["description"]) == lost
+        assert ("mid" in spec["description"].split("last step")[1]) == (not lost)
+
+
+def test_chance_of_keypoints_is_the_random_estimator():
+    table = accuracies().drop("kind").rename({"accuracy": "pck"})
+    table = table.with_columns(estimator=pl.lit("cosine"), alpha=0.1, split=pl.lit("test"))
+    random = table.with_columns(
+        estimator=pl.lit("random"),
+        pck=pl.when(pl.col("position") == "mid_block").then(0.72).otherwise(0.1),
+    )
+    spec = specification(
+        degradation_lines,
+        pl.concat([random, table]),
+        metric="pck",
+        degradations=["blur"],
+    )
+    assert changes(spec)["mid"] == {None}
+    np.testing.assert_allclose(sorted(changes(spec)["up[3]"]), [-0.5, -0.2, -0.1, 0], atol=1e-12)
+    rows = [row["pck"] for row in drawn(spec, "pck_0", "line") if row["block"] == "mid"]
+    assert rows == [0.8, 0.6, 0.4, 0.2]
+    assert "without mid, not above random at step 0" in spec["description"]
+    easier = random.with_columns(estimator=pl.lit("same_position"), pck=pl.lit(0.1))
+    spec = specification(
+        degradation_lines,
+        pl.concat([random, table, easier]),
+        metric="pck",
+        chance="same_position",
+        degradations=["blur"],
+    )
+    assert len(changes(spec)["mid"]) == 4
+
+
+def test_intervals_of_the_change_are_those_of_the_table():
+    table = accuracies().with_columns(change_low=pl.lit(-0.9), change_high=pl.lit(0.1))
+    spec = specification(degradation_lines, table, degradations=["blur"])
+    bands = drawn(spec, "change_0", "area")
+    first = [row for row in bands if row["step"] == 0]
+    assert {(row["change_low"], row["change_high"]) for row in first} == {(0, 0)}
+    later = [row for row in bands if row["step"] > 0]
+    assert {(row["change_low"], row["change_high"]) for row in later} == {(-0.9, 0.1)}
+    # They are of the accuracy, not of another metric.
+    other = specification(
+        degradation_lines, table.rename({"accuracy": "within_one"}), metric="within_one"
+    )
+    assert not drawn(other, "change_0", "area")
+
+
+def test_published_values_are_open_circles_beside_the_values_alone():
+    table = accuracies(published_accuracy_from="thesis, figure 16").with_columns(
+        published_accuracy=pl.when(pl.col("view") == "blur-1").then(pl.col("accuracy") + 0.01)
+    )
+    spec = specification(degradation_lines, table, degradations=["blur"])
+    assert "Open circles: published (thesis, figure 16)." in spec["description"]
+
+    def circles(panel: str) -> list[dict]:
+        found = [part for part in spec["vconcat"] for part in part["hconcat"]]
+        (layers,) = (part["layer"] for part in found if part["name"] == panel)
+        return [one for one in layers if one["mark"].get("filled") is False]
+
+    (drawn_circles,) = circles("accuracy_0")
+    assert drawn_circles["encoding"]["y"]["field"] == "published_accuracy"
+    rows = drawn(spec, "accuracy_0", "point")
+    values = {(r["block"], r["view"]): r["published_accuracy"] for r in rows}
+    assert {key: value for key, value in values.items() if value is not None} == {
+        ("mid", "blur-1"): 0.61,
+        ("up[3]", "blur-1"): 0.91,
+    }
+    assert circles("change_0") == []
+
+
+def test_degradations_and_where_they_start_are_found_by_their_names():
+    spec = specification(degradation_lines, accuracies())
+    titles = [panel["title"]["text"] for panel in spec["vconcat"][0]["hconcat"]]
+    assert titles == ["blur", "far-bgr"]
+    assert [row["view"] for row in drawn(spec, "change_1", "line")][:2] == ["far", "far-bgr-1"]
 
 
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"degradations": {"noise": "identity"}}, "no view noise-1"),
-        ({"degradations": {"blur": "far-away"}}, "no view far-away"),
+        ({"degradations": ["noise"]}, "no view noise-1"),
+        ({"filter": {"view": ["far", "blur-1"]}}, "no view identity"),
         ({"filter": {"view": "identity"}}, "no view whose name ends in a step"),
     ],
 )
@@ -229,6 +316,32 @@ def test_headings_name_what_differs():
     text = str(specification(transfer_maps, pl.concat(tables), max_examples=3, panels=["wheel"]))
     for heading in ("'v'", "'bgr-5'", "'v, from b'"):
         assert f"'text': {heading}" in text
+    text = str(
+        specification(
+            transfer_maps,
+            pl.concat(tables),
+            max_examples=3,
+            panels=["wheel"],
+            labels={"bgr-5": "colours permuted", "b": "another"},
+        )
+    )
+    for heading in ("'v'", "'colours permuted'", "'v, from another'"):
+        assert f"'text': {heading}" in text
+
+
+def test_photographs_are_framed_and_maps_are_not():
+    spec = specification(transfer_maps, example())
+    shown = [(row["x"], row["y"], row["w"], row["h"]) for row in images(spec)]
+    framed = [
+        (row["x"], row["y"], row["x2"] - row["x"], row["y2"] - row["y"])
+        for rows in spec["datasets"].values()
+        for row in rows
+        if "x2" in row and "url" not in row
+    ]
+    top = min(y for _, y, _, _ in shown)
+    # Source, target and the copied tiles of one block, all in the first line.
+    assert sorted(framed) == sorted(place for place in shown if place[1] == top)
+    assert len(framed) == 3
 
 
 @pytest.mark.parametrize(

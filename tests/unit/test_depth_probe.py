@@ -71,7 +71,7 @@ def test_upsampling_equals_torch(size, grid):
 def test_depth_follows_the_view_pixel_by_pixel(fit, operations):
     image = np.zeros((30, 40, 3), dtype=np.uint8)
     encoded, transform = View(operations=operations, fit=fit).apply(
-        image, resolution=64, multiple=8
+        image, resolution=64, multiple=8, image_id="a"
     )
     pixels = (encoded.shape[1], encoded.shape[0])
     grid = (encoded.shape[0] // 8, encoded.shape[1] // 8)
@@ -207,7 +207,7 @@ def test_regions_by_hand_on_a_small_grid():
 
 def test_regions_follow_a_padded_view():
     image = np.zeros((4, 8, 3), dtype=np.uint8)
-    encoded, transform = View(fit="pad").apply(image, resolution=16, multiple=8)
+    encoded, transform = View(fit="pad").apply(image, resolution=16, multiple=8, image_id="a")
     place = Frame((4, 8), transform, (16, 16))
     assert encoded.shape == (16, 16, 3)
     # The upper and lower quarter of the square are padding: no corner token has a pixel of its own.

@@ -88,7 +88,10 @@ def pictures():
     from reprscope.data.canonical import decode
 
     rows = frame.select("image_id", "image").iter_rows()
-    shown = {n: view.apply(decode(data, n), resolution=96, multiple=4)[0] for n, data in rows}
+    shown = {
+        n: view.apply(decode(data, n), resolution=96, multiple=4, image_id="a")[0]
+        for n, data in rows
+    }
     return {name: PIL.Image.fromarray(image) for name, image in shown.items()}
 
 

@@ -188,7 +188,12 @@ def test_parts_open_with_what_was_found_first(entries):
 
     def section(name, part, found=(), figures=()):
         return report.Section(
-            name=name, title=f"Title of {name}", question="q", part=part, found=found, figures=figures
+            name=name,
+            title=f"Title of {name}",
+            question="q",
+            part=part,
+            found=found,
+            figures=figures,
         )
 
     sections = [

@@ -21,7 +21,9 @@ def test_a_texture_is_a_piece_of_what_the_seed_paints():
 
 def test_the_stripes_of_the_embedded_model_can_be_laid_over_an_image():
     view = View(after=({"overlay": {"amount": 1.0, "texture": str(STRIPES)}},))
-    laid, _ = view.apply(np.zeros((128, 128, 3), np.uint8), resolution=128, multiple=4)
+    laid, _ = view.apply(
+        np.zeros((128, 128, 3), np.uint8), resolution=128, multiple=4, image_id="a"
+    )
     stripes = np.asarray(Image.open(STRIPES))
     assert (laid[:36, :72] == stripes).all()
     assert (laid[36:72, 72:] == stripes[:, :56]).all()

@@ -85,7 +85,9 @@ def made(pairs) -> tuple[FakeRepresentations, FakeAnnotations]:
     transforms, pixels = {}, {}
     for name, (width, height) in sizes.items():
         blank = np.zeros((height, width, 3), np.uint8)
-        image, transforms[name] = View().apply(blank, resolution=RESOLUTION, multiple=8)
+        image, transforms[name] = View().apply(
+            blank, resolution=RESOLUTION, multiple=8, image_id="a"
+        )
         pixels[name] = (image.shape[1], image.shape[0])
     grids = {"mid_block": {name: rng.normal(size=(GRID, GRID, 12)) for name in sizes}}
     images = pl.DataFrame(
@@ -206,7 +208,9 @@ def test_a_mirrored_view_keeps_the_sides_of_a_box_in_order():
     features, annotations = made(PHOTOS)
     blank = np.zeros((500, 333, 3), np.uint8)
     mirrored = View(operations=({"hflip": {}},))
-    _, features.transforms["q"] = mirrored.apply(blank, resolution=RESOLUTION, multiple=8)
+    _, features.transforms["q"] = mirrored.apply(
+        blank, resolution=RESOLUTION, multiple=8, image_id="a"
+    )
     measured = measure(features, annotations, Parameters(), coordinates="integer")
     row = measured.filter((pl.col("estimator") == "cosine") & (pl.col("target_id") == "q"))
     # 301 px from the left are 32 px from the right; 83 px of padding; 512 px of 500.

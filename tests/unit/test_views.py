@@ -119,9 +119,9 @@ def test_operations_are_applied_before_or_after_the_fit(tmp_path):
     path = texture(tmp_path, [[[0, 0, 0], [255, 255, 255]]])
     image = np.full((4, 4, 3), 128, np.uint8)
     stripes = {"overlay": {"amount": 1.0, "texture": path}}
-    after, _ = View(after=(stripes,)).apply(image, resolution=8, multiple=1)
+    after, _ = View(after=(stripes,)).apply(image, resolution=8, multiple=1, image_id="a")
     assert after[0, :, 0].tolist() == [0, 255] * 4
-    before, _ = View(operations=(stripes,)).apply(image, resolution=8, multiple=1)
+    before, _ = View(operations=(stripes,)).apply(image, resolution=8, multiple=1, image_id="a")
     # Stripes of one original pixel are two pixels wide when fitted.
     assert before[0, 2:4, 0].min() > before[0, 0:2, 0].max()
 
@@ -158,4 +158,4 @@ def test_a_texture_that_is_no_picture_is_named(tmp_path):
     path.write_bytes(b"not a picture")
     view = View(after=({"overlay": {"amount": 0.5, "texture": str(path)}},))
     with pytest.raises(UserError, match=r"texture\.png cannot be read"):
-        view.apply(picture(), resolution=9, multiple=1)
+        view.apply(picture(), resolution=9, multiple=1, image_id="a")

@@ -2,6 +2,7 @@
 
 import os
 
+import PIL.Image
 import pytest
 
 AFTER = {"tabulate": 1, "figure": 1, "report": 1}
@@ -155,6 +156,25 @@ def test_a_change_leads_to_exactly_these_jobs(project, change):
     for name, old, new in edits:
         project.edit(name, old, new)
     assert project.planned() == expected
+
+
+def test_a_changed_texture_is_laid_over_the_images_anew(project):
+    texture = project.folder / "texture.png"
+    PIL.Image.new("L", (8, 8), 80).save(texture)
+    overlay = "{overlay: {texture: texture.png, amount: 0.5}}"
+    views = f"views:\n  textured: {{operations: [{overlay}]}}\n\ntasks:\n"
+    project.edit("config.yaml", "tasks:\n", views)
+    project.edit("config.yaml", "timesteps: [50, 200]", "timesteps: [50]\n    views: [textured]")
+    table = "results/tables/correspondence.parquet"
+    project.run(table)
+    assert project.planned(table) == {}
+    PIL.Image.new("L", (8, 8), 160).save(texture)
+    assert project.planned(table) == {
+        "encode_images": 1,
+        "extract": 1,
+        "evaluate": 1,
+        "tabulate": 1,
+    }
 
 
 def test_touched_files_and_another_order_of_keys_change_nothing(project):

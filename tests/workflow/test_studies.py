@@ -3,7 +3,7 @@
 import json
 import os
 import shutil
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import polars as pl
@@ -30,6 +30,10 @@ VIEWS, SIZES, SEEDS = 6, 2, 9
 # Photographs: two models at 0, 50, 200 and, of these only 0 again, at five timesteps.
 PHOTOS = 2 * (3 + 4)
 TRANSFORMERS = 2
+# Of SD-1.5 alone: an empty image at five sizes; the ImageNet subset undegraded, mirrored, with four
+# degradations in nine steps and as two crops, of which one has two degradations; its reference has
+# another noise seed. SPair-71k with its aspect ratio, with three degradations in four steps.
+BLACK, IMAGENET, KEPT = 5, 2 + 4 * 9 + 2 + 2 * 9, 1 + 3 * 4
 THESIS = {
     "fetch_spair": 1,
     "fetch_cifar10": 1,
@@ -37,6 +41,7 @@ THESIS = {
     "fetch_tiny-imagenet": 1,
     "fetch_cutouts": 1,
     "fetch_imagenet-subset": 1,
+    "fetch_black": 1,
     "fetch_nyu": 1,
     "fetch_photos": 1,
     "fetch_empty-20": 1,
@@ -45,7 +50,8 @@ THESIS = {
     "encode_prompts": 5 + TRANSFORMERS + 1,
     "encode_images": 5 * BOTH_PROTOCOLS * (4 * 6 + 3 * 4 + 2)
     + 5 * 3 * 4 * (SMALL_SIZES + 1)
-    + BOTH_PROTOCOLS * (2 * (5 + CUTS) + 2 + 6 + 1 + VIEWS * 6)
+    + BOTH_PROTOCOLS * (2 * (4 + CUTS) + 2 + 6 + 1 + VIEWS * 6)
+    + BOTH_PROTOCOLS * (BLACK + 2 * IMAGENET + KEPT * 6)
     # The pixels of transformers are the same under both protocols.
     + TRANSFORMERS * (1 + 6),
     "extract": 5 * BOTH_PROTOCOLS * ((11 + 3) * 6 + 3 * 4 + 2)
@@ -53,7 +59,8 @@ THESIS = {
     # Section 4.3: those, the plain one, and empty images at two timesteps; three seeds of SD-2.1.
     + BOTH_PROTOCOLS * (6 * (1 + 1 + VIEWS + SIZES + SEEDS) + 2 + 3 * 6)
     # Blocks of ImageNet's subset at one timestep, and at two more for figure 39.
-    + BOTH_PROTOCOLS * 2 * (5 + CUTS + 2)
+    + BOTH_PROTOCOLS * 2 * (4 + CUTS + 2)
+    + BOTH_PROTOCOLS * (BLACK + 2 * (IMAGENET + 1) + KEPT * 6)
     # All layers of ImageNet's subset and of NYU.
     + BOTH_PROTOCOLS * (2 + 6)
     + BOTH_PROTOCOLS * PHOTOS
@@ -69,16 +76,21 @@ THESIS = {
     + BOTH_PROTOCOLS * (2 * 5 + 3 + 2 * 3 + 1)
     # The search, two kinds of anomalies, two depth probes; photographs and their corner.
     + BOTH_PROTOCOLS * (1 + 2 + 2 + PHOTOS + 1)
+    # Dense correspondence of other sizes, the mirrored image, other images, degraded images and
+    # crops; keypoints of degraded images.
+    + BOTH_PROTOCOLS * (4 + 1 + 1 + (1 + 4 * 9) + (1 + 2 * 9) + KEPT)
     # Similarity, norms and correspondence.
     + TRANSFORMERS * (BOTH_PROTOCOLS + 1 + 1),
     "shapes": 1,
-    "tabulate": 8 + 3 + 18,
+    "tabulate": 8 + 3 + 18 + 7,
     "figure": sum((4 * 2, 1, 3, 2, 2, 4))
     # Errors by position and section 4.3; figures 19 to 25 and 38; 26; 39 and 40.
     + sum((4, 4 + 2))
     + sum((2, 3, 3, 2, 2, 2, 2, 2, 3))
     + sum((3, 2, 1, 1))
-    + sum((3, 2)),
+    + sum((3, 2))
+    # Dense correspondence.
+    + sum((2, 3, 3, 4 * 2)),
     "scorecard": 1,
     "report": 1,
 }
@@ -189,7 +201,8 @@ def _nine_images():
     pairs = pl.DataFrame(
         [
             pair("a", NAMES[2], NAMES[5]),
-            pair("b", NAMES[5], NAMES[8]),
+            pair("b", NAMES[5], NAMES[8], category="dog"),
+            pair("d", NAMES[8], NAMES[2], category="horse"),
             pair("c", NAMES[1], NAMES[4], split="validation"),
         ]
     )
@@ -221,5 +234,9 @@ def _representations(study, keys, positions):
         for one in of_position.values():
             one[grid[0] // 2, grid[1] // 2] = 30.0
     return FakeRepresentations(
-        tokens, dict.fromkeys(NAMES, (width, height)), dict.fromkeys(NAMES, transform)
+        tokens,
+        dict.fromkeys(NAMES, (width, height)),
+        dict.fromkeys(NAMES, transform),
+        view=asdict(study.views[keys["view"]]),
+        resolution=keys["resolution"],
     )

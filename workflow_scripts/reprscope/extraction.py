@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar, cast
 
 import numpy as np
 import torch
@@ -26,7 +26,7 @@ from reprscope.models.denoiser import Denoiser, modules
 from reprscope.prompts import Prompts
 from reprscope.protocol import Protocol
 from reprscope.seeds import item_seed
-from reprscope.store import Representations, Writer
+from reprscope.store import Representations, Writer, finite
 
 Item = TypeVar("Item")
 
@@ -169,19 +169,24 @@ def batches(
     for names in groups.values():
         for start in range(0, len(names), size):
             chosen = names[start : start + size]
-            clean = torch.stack([_latent(latents, name, seed, protocol) for name in chosen])
+            clean = _stacked([_latent(latents, name, seed, protocol) for name in chosen])
             yield Batch(
                 image_ids=chosen,
                 pixels=[latents.pixels(name) for name in chosen],
                 transforms=[latents.transform(name) for name in chosen],
-                latents=(clean - shift) * scaling,
-                noise=torch.stack(
-                    [_noise(clean[0].shape, name, seed, protocol) for name in chosen]
+                latents=torch.from_numpy((clean - np.float32(shift)) * np.float32(scaling)),
+                noise=torch.from_numpy(
+                    _stacked([_noise(clean[0].shape, name, seed, protocol) for name in chosen])
                 ),
                 prompt={
                     key: torch.from_numpy(values) for key, values in prompts.of(chosen).items()
                 },
             )
+
+
+def _stacked(maps: Sequence[torch.Tensor]) -> NDArray[np.float32]:
+    """A batch, by numpy: torch would wake further threads, against those of the denoiser."""
+    return np.stack([one.numpy() for one in maps])
 
 
 def _latent(store: Representations, name: str, seed: int, protocol: Protocol) -> torch.Tensor:
@@ -197,12 +202,12 @@ def _latent(store: Representations, name: str, seed: int, protocol: Protocol) ->
     return mean + (0.5 * logvar).exp() * drawn
 
 
-def _noise(shape: torch.Size, name: str, seed: int, protocol: Protocol) -> torch.Tensor:
+def _noise(shape: tuple[int, ...], name: str, seed: int, protocol: Protocol) -> torch.Tensor:
     if protocol.noise == "none":
         return torch.zeros(shape)
     if protocol.noise == "shared":
-        return shared_maps(tuple(shape), seed=seed)[1]
-    return noise(tuple(shape), seed=seed, image_id=name)
+        return shared_maps(shape, seed=seed)[1]
+    return noise(shape, seed=seed, image_id=name)
 
 
 def extract(
@@ -244,7 +249,7 @@ def extract(
     size = size or BatchSize(device)
     with Capture(denoiser, positions) as capture, _written_behind(store) as write:
 
-        def run(whole: Batch, items: slice) -> dict[str, torch.Tensor]:
+        def run(whole: Batch, items: slice) -> dict[str, Tokens]:
             batch = whole.part(items)
             noised = batch.latents.to(device, non_blocking=True)
             if protocol.noise != "none":
@@ -257,7 +262,10 @@ def extract(
             # Exact in float32, but not in every lower precision.
             conditions["pixels"] = torch.tensor(batch.pixels, dtype=torch.float32, device=device)
             noised = noised.to(dtype).contiguous(memory_format=torch.channels_last)
-            return capture(noised, timestep, conditions)
+            found = capture(noised, timestep, conditions)
+            # Cast where the denoiser runs: all of its threads, and half as much to copy from a GPU.
+            form = torch.float16 if store.dtype == np.float16 else torch.float32
+            return {name: Tokens(found[name], found[name].to(form)) for name in positions}
 
         for batch in _read_ahead(source):
             image = "An image of {} x {} pixels".format(*batch.pixels[0])
@@ -265,18 +273,22 @@ def extract(
             passes = size.parts(len(batch), partial(run, batch), item=image, ample=ample)
             for items, found in passes:
                 part = batch.part(items)
-                write(part, {position: found[position] for position in positions})
+                write(part, found)
                 progress(len(part))
 
 
-def _array(tokens: torch.Tensor, dtype: np.dtype[Any]) -> NDArray[np.floating[Any]]:
-    """Tokens for a store of ``dtype``: cast to float16 here if they fit, many times faster."""
-    host = tokens.cpu()
-    if dtype == np.float16:
-        half = host.half()
-        if torch.isfinite(half).all():
-            return cast("NDArray[np.floating[Any]]", half.numpy())
-    return cast("NDArray[np.floating[Any]]", host.float().numpy())
+class Tokens(NamedTuple):
+    """Token grids (batch, h, w, channels) as the denoiser gave them, and as they are to be kept."""
+
+    given: torch.Tensor
+    kept: torch.Tensor
+
+    def array(self) -> NDArray[np.floating[Any]]:
+        """Those to be kept, or all in float32 if a value is too large for them."""
+        kept: NDArray[np.floating[Any]] = self.kept.cpu().numpy()
+        if finite(kept):
+            return kept
+        return cast("NDArray[np.floating[Any]]", self.given.cpu().float().numpy())
 
 
 def _read_ahead(source: Iterable[Item], depth: int = 2) -> Iterator[Item]:
@@ -319,9 +331,9 @@ def _read_ahead(source: Iterable[Item], depth: int = 2) -> Iterator[Item]:
 @contextlib.contextmanager
 def _written_behind(
     store: Writer, depth: int = 2
-) -> Iterator[Callable[[Batch, Mapping[str, torch.Tensor]], None]]:
+) -> Iterator[Callable[[Batch, Mapping[str, Tokens]], None]]:
     """Yield a function that hands a batch to a writing thread."""
-    entries: queue.Queue[tuple[Batch, Mapping[str, torch.Tensor]] | None] = queue.Queue(depth)
+    entries: queue.Queue[tuple[Batch, Mapping[str, Tokens]] | None] = queue.Queue(depth)
     failures: list[BaseException] = []
 
     def run() -> None:
@@ -334,12 +346,12 @@ def _written_behind(
                     batch.image_ids,
                     batch.pixels,
                     batch.transforms,
-                    {name: _array(values, store.dtype) for name, values in tokens.items()},
+                    {name: values.array() for name, values in tokens.items()},
                 )
             except BaseException as error:
                 failures.append(error)
 
-    def write(batch: Batch, tokens: Mapping[str, torch.Tensor]) -> None:
+    def write(batch: Batch, tokens: Mapping[str, Tokens]) -> None:
         if failures:
             raise failures[0]
         entries.put((batch, tokens))

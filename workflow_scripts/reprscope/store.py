@@ -37,7 +37,7 @@ from reprscope.provenance import digest
 Form = Literal["tokens", "mean"]
 FLOAT16_MAX = 65504.0
 _COMPUTE = ("diffusers", "torch", "transformers")
-_STORAGE = ("code", "positions", "shard", "store")
+_STORAGE = ("code", "positions", "shard", "store", "viewed")
 MARGIN = 1 << 18
 """Bytes that HDF5 may need beside the tables themselves, for indices and on closing."""
 
@@ -101,9 +101,8 @@ class Writer:
         """
         reserve(self._file, sum(v.size for v in tables.values()) * self._dtype.itemsize)
         for name, values in tables.items():
-            bad = ~_finite(values).reshape(len(values), -1).all(axis=1)
-            if bad.any():
-                image = image_ids[int(bad.argmax())]
+            if not finite(values):
+                image = next(i for i, one in zip(image_ids, values, strict=True) if not finite(one))
                 raise UserError(
                     f"Position {name} of image {image} has values that are not finite: use "
                     "`precision: float32` for this model, or check its weights."
@@ -259,6 +258,14 @@ class Representations:
         return dict(json.loads(str(self._files[0].attrs["provenance"])))
 
     @property
+    def viewed(self) -> dict[str, Any]:
+        """How the images were brought into the form that was encoded.
+
+        ``view`` (fields of :class:`reprscope.views.View`), ``resolution`` and ``multiple``.
+        """
+        return dict(self.provenance["viewed"])
+
+    @property
     def origin(self) -> str:
         """Digest of what the values depend on, equal for all shards and hook sets.
 
@@ -350,13 +357,11 @@ class Representations:
         return group[kind]
 
 
-def _finite(values: NDArray[np.floating[Any]]) -> NDArray[np.bool_]:
-    """Which values are finite; numpy's own test is slow for float16, whose exponent tells it."""
+def finite(values: NDArray[np.floating[Any]]) -> bool:
+    """Whether all values are; numpy's own test is slow for float16, whose exponent tells it."""
     if values.dtype == np.float16:
-        finite: NDArray[np.bool_] = (values.view(np.uint16) & 0x7C00) != 0x7C00
-    else:
-        finite = np.isfinite(values)
-    return finite
+        return bool((values.view(np.uint16) & 0x7FFF).max(initial=0) < 0x7C00)
+    return bool(np.isfinite(values).all())
 
 
 def _open(path: str | os.PathLike[str]) -> Any:

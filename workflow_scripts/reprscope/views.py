@@ -243,7 +243,7 @@ class View:
         return sorted({texture for texture in textures if texture not in TEXTURES})
 
     def apply(
-        self, image: Image, *, resolution: int, multiple: int, image_id: str = ""
+        self, image: Image, *, resolution: int, multiple: int, image_id: str
     ) -> tuple[Image, Affine]:
         """Apply the view to an original image.
 

@@ -1,25 +1,30 @@
 """One value per block over the steps of a degradation, absolute and relative (figure 16's shape).
 
 A panel stands for one degradation: the views ``blur-1``, ``blur-2``, … after the view from which
-it starts. The number is the step; steps are drawn from 0, the undegraded view, to 1, the last.
+it starts (see :mod:`reprscope.degradations`). The number is the step; steps are drawn from 0, the
+undegraded view, to 1, the last.
+
+The relative change is left out where the undegraded value is not above chance, since there is
+nothing to lose. It has a band where the table has its interval, which does not follow from those of
+the two values.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 import altair as alt
 import polars as pl
 
+from reprscope.degradations import start_of, step_of
 from reprscope.errors import UserError
 from reprscope.figures import frames
 from reprscope.figures.labels import block_label, in_network_order, words
 from reprscope.figures.theme import Theme
 
-START: Final = "identity"
+CHANGE: Final = ("change_low", "change_high")
 LEGEND_WIDTH: Final = 84
 AXIS_WIDTH: Final = 46
 SPACING: Final = 14
@@ -35,14 +40,18 @@ class Options:
         Column drawn as lines.
     low, high : str
         Columns with the ends of the interval; no band is drawn if the table lacks them.
-    degradations : mapping of str to str
-        The beginning of the views' names, such as ``blur`` for ``blur-1``, ``blur-2``, …, and the
-        undegraded view from which they start. By default all that the table has, from ``identity``.
+    degradations : sequence of str
+        The beginnings of the views' names, such as ``blur`` for ``blur-1``, ``blur-2``, …; by
+        default all that the table has.
     labels : mapping of str to str
         Titles of the panels by these beginnings; by default the beginnings themselves.
     filter : mapping of column to value or list of values
-        Rows to draw. Columns it leaves open are filtered to the rows of kind ``score``, the test
-        split, alpha 0.1 and the mean over points, where the table has them.
+        Rows to draw. Columns it leaves open are filtered to the rows of kind ``score``, the
+        estimator ``cosine``, the test split, alpha 0.1 and the mean over points, where the table
+        has them.
+    chance : str
+        Estimator without features that gives the chance of keypoints, if the table has no column
+        ``chance``: ``random``, ``same_position`` or ``same_place_in_box``.
     relative : bool
         Draw the change relative to the undegraded view as well, below.
     columns : int
@@ -56,9 +65,10 @@ class Options:
     metric: str = "accuracy"
     low: str = "low"
     high: str = "high"
-    degradations: Mapping[str, str] = field(default_factory=dict)
+    degradations: Sequence[str] = ()
     labels: Mapping[str, str] = field(default_factory=dict)
     filter: Mapping[str, Any] = field(default_factory=dict)
+    chance: str = "random"
     relative: bool = True
     columns: int = 4
     title: str = ""
@@ -66,22 +76,28 @@ class Options:
     height: int = 170
 
 
-def step_of(view: str) -> tuple[str, float] | None:
-    """Name and number of a step: ``blur-3`` is ("blur", 3); None for a view that is none."""
-    found = re.fullmatch(r"(.+)-(\d+(?:\.\d+)?)", view)
-    return (found[1], float(found[2])) if found else None
-
-
 def _degradations(table: pl.DataFrame, options: Options) -> dict[str, str]:
-    if options.degradations:
-        return dict(options.degradations)
-    steps = [step_of(view) for view in frames.distinct(table, "view")]
-    return dict.fromkeys((step[0] for step in steps if step), START)
+    """Undegraded view of each degradation that is drawn."""
+    views = frames.distinct(table, "view")
+    names = options.degradations or [step[0] for view in views if (step := step_of(view))]
+    return {name: start_of(name, views) for name in names}
 
 
 def _chosen(table: pl.DataFrame, options: Options, columns: list[str]) -> pl.DataFrame:
-    scores = {"kind": "score"} if "kind" in table.columns else {}
-    return frames.select(table, scores | dict(options.filter), columns)
+    usual = {"kind": "score", "estimator": "cosine"}
+    there = {column: value for column, value in usual.items() if column in table.columns}
+    return frames.select(table, there | dict(options.filter), columns)
+
+
+def _with_chance(rows: pl.DataFrame, table: pl.DataFrame, options: Options) -> pl.DataFrame:
+    """Rows with a column ``chance``: their own, or the score of an estimator without features."""
+    if "chance" in rows.columns:
+        return rows
+    if "estimator" not in table.columns:
+        return rows.with_columns(chance=pl.lit(0.0))
+    blind = frames.select(table, dict(options.filter) | {"estimator": options.chance}, [])
+    chance = blind.select("view", "position", chance=options.metric)
+    return rows.join(chance, on=["view", "position"], how="left", maintain_order="left")
 
 
 def _rows(table: pl.DataFrame, options: Options) -> pl.DataFrame:
@@ -89,6 +105,7 @@ def _rows(table: pl.DataFrame, options: Options) -> pl.DataFrame:
     wanted = ["view", "position", options.metric]
     rows = _chosen(table, options, wanted)
     frames.one_row_per(rows, ["view", "position"])
+    rows = _with_chance(rows, table, options)
     there = frames.distinct(rows, "view")
     parts = []
     for name, start in _degradations(rows, options).items():
@@ -103,7 +120,7 @@ def _rows(table: pl.DataFrame, options: Options) -> pl.DataFrame:
         where = {start: 0.0} | {view: step / last for view, step in steps.items()}
         parts.append(
             rows.filter(pl.col("view").is_in(list(where))).select(
-                *dict.fromkeys([*wanted, *_extra(rows, options)]),
+                *dict.fromkeys([*wanted, "chance", *_extra(rows, options)]),
                 degradation=pl.lit(name),
                 step=pl.col("view").replace_strict(where, return_dtype=pl.Float64),
             )
@@ -116,17 +133,22 @@ def _rows(table: pl.DataFrame, options: Options) -> pl.DataFrame:
     order = in_network_order(rows["position"])
     numbered = {position: number for number, position in enumerate(order)}
     drawn = pl.concat(parts)
-    undegraded = drawn.filter(pl.col("step") == 0).select(
+    least = options.low if options.low in drawn.columns else options.metric
+    undegraded = drawn.filter((pl.col("step") == 0) & (pl.col(least) > pl.col("chance"))).select(
         "degradation", "position", undegraded=options.metric
     )
     return (
         drawn.join(undegraded, on=["degradation", "position"], how="left", maintain_order="left")
         .with_columns(
-            change=pl.when(pl.col("undegraded") > 0).then(
-                pl.col(options.metric) / pl.col("undegraded") - 1
-            ),
+            change=pl.col(options.metric) / pl.col("undegraded") - 1,
             block=pl.col("position").replace_strict({p: block_label(p) for p in order}),
             order=pl.col("position").replace_strict(numbered),
+        )
+        # Relative to itself; the table may compare an undegraded view with another.
+        .with_columns(
+            pl.when(pl.col("step") == 0).then("change").otherwise(end).alias(end)
+            for end in CHANGE
+            if end in drawn.columns
         )
         .sort("order", "step", maintain_order=True)
         .drop("order", "undegraded")
@@ -134,14 +156,17 @@ def _rows(table: pl.DataFrame, options: Options) -> pl.DataFrame:
 
 
 def _extra(rows: pl.DataFrame, options: Options) -> list[str]:
-    extra = (options.low, options.high, "images", "pairs", "points")
-    return [column for column in extra if column in rows.columns]
+    extra = [options.low, options.high, "images", "pairs", "points"]
+    extra += CHANGE if options.metric == "accuracy" else ()
+    there = [column for column in extra if column in rows.columns]
+    return there + frames.published_columns(rows, options.metric)
 
 
 def draw(table: pl.DataFrame, options: Options, theme: Theme) -> alt.TopLevelMixin:
     """Draw the lines with their bands; a click in the legend singles out a block.
 
-    Bands of more than 17 lines would hide each other, so those are left to the tooltips.
+    Bands of more than 17 lines would hide each other, so those are left to the tooltips. Open
+    circles are published values, where the table has them.
 
     Raises
     ------
@@ -157,7 +182,10 @@ def draw(table: pl.DataFrame, options: Options, theme: Theme) -> alt.TopLevelMix
     width = max(90, (room - (columns - 1) * SPACING) // columns)
     pick = alt.selection_point(name="block", fields=["block"], bind="legend")
     interval = options.low in rows.columns and options.high in rows.columns
-    top = max(float(rows[c].max()) for c in [options.metric, *([options.high] * interval)])  # type: ignore[arg-type]
+    published = frames.published_columns(rows, options.metric)[:1]
+    tallest = [options.metric, *([options.high] * interval), *published]
+    top = max(float(rows[c].max()) for c in tallest)  # type: ignore[arg-type]
+    # Bands are cut off: that of a block just above chance may be as high as all lines together.
     lowest = min(0.0, float(rows["change"].min() or 0))  # type: ignore[arg-type]
     highest = max(0.0, float(rows["change"].max() or 0))  # type: ignore[arg-type]
     views: list[tuple[str, tuple[float, float]]] = [(options.metric, (0.0, 1.04 * top))]
@@ -228,13 +256,15 @@ def _panel(
     )
     base = alt.Chart(alt.InlineData(values=frames.records(rows.drop("position", "degradation"))))
     interval = options.low in rows.columns and options.high in rows.columns
+    relative = CHANGE[0] in rows.columns
     layers: list[alt.Chart] = []
-    if column == options.metric and interval and len(blocks) <= frames.MANY:
+    low, high = (options.low, options.high) if column == options.metric else CHANGE
+    if low in rows.columns and high in rows.columns and len(blocks) <= frames.MANY:
         layers.append(
-            base.mark_area(aria=False).encode(
+            base.mark_area(aria=False, clip=True).encode(
                 x=x,
-                y=alt.Y(f"{options.low}:Q"),
-                y2=alt.Y2(f"{options.high}:Q"),
+                y=alt.Y(f"{low}:Q"),
+                y2=alt.Y2(f"{high}:Q"),
                 color=colour,
                 opacity=alt.condition("block", alt.value(0.13), alt.value(0.02)),
             )
@@ -249,6 +279,11 @@ def _panel(
             if interval
         ),
         alt.Tooltip("change:Q", title="change", format="+.1%"),
+        *(
+            alt.Tooltip(f"{end}:Q", title=title, format="+.1%")
+            for end, title in zip(CHANGE, ("change, 95 % from", "to"), strict=True)
+            if relative
+        ),
         *(
             alt.Tooltip(f"{count}:Q", format=",")
             for count in ("images", "pairs", "points")
@@ -267,6 +302,14 @@ def _panel(
             opacity=alt.condition("block", alt.value(1.0), alt.value(0.12)), tooltip=tooltip
         )
     )
+    if column == options.metric:
+        layers += frames.published_circles(
+            base.encode(x=x, color=colour),
+            rows,
+            column,
+            about=[alt.Tooltip("block:N"), alt.Tooltip("view:N")],
+            number=".1%",
+        )
     layers[0] = layers[0].properties(name=f"{name}_first")
     title = alt.Title(
         heading, anchor="middle", frame="group", fontSize=theme.font_size + 1, offset=6
@@ -293,9 +336,18 @@ def caption(table: pl.DataFrame, options: Options) -> str:
     text += (f" ({where})" if where else "") + (f", over {over}" if over else "") + "."
     text += " Step 0 is the undegraded view."
     if options.relative:
-        text += " Below, the change relative to it."
+        text += " Below, the change relative to it"
+        lost = rows.filter((pl.col("step") == 0) & pl.col("change").is_null())
+        blocks = ", ".join(frames.distinct(lost, "block"))
+        chance = "chance" if "estimator" not in chosen.columns else words(options.chance)
+        text += f", without {blocks}, not above {chance} at step 0." if blocks else "."
     if options.low in rows.columns and options.high in rows.columns:
-        text += " Bands are 95 % bootstrap intervals." * (rows["block"].n_unique() <= frames.MANY)
+        cut = ", below cut off at the panels' edge" * (
+            options.relative and CHANGE[0] in rows.columns
+        )
+        bands = f" Bands are 95 % bootstrap intervals{cut}."
+        text += bands * (rows["block"].n_unique() <= frames.MANY)
+    text += frames.published_note(rows, options.metric, "Open circles")
     told = []
     for name in frames.distinct(rows, "degradation"):
         last = rows.filter(

@@ -172,6 +172,40 @@ def published_columns(table: pl.DataFrame, metric: str) -> list[str]:
     return [value, value + published.FROM]
 
 
+def published_circles(
+    base: alt.Chart, rows: pl.DataFrame, metric: str, *, about: Sequence[alt.Tooltip], number: str
+) -> list[alt.Chart]:
+    """Open circles at the published values of lines that stand for blocks.
+
+    Parameters
+    ----------
+    base : Chart
+        Of ``rows``, with the horizontal axis and the colour.
+    about : sequence of Tooltip
+        What tooltips say of a point beside its value and where it stands.
+    number : str
+        Format of the values.
+    """
+    columns = published_columns(rows, metric)
+    if not columns:
+        return []
+    value, place = columns
+    circles = base.transform_filter(f"isValid(datum['{value}'])").mark_point(
+        filled=False, size=54, strokeWidth=1, aria=False
+    )
+    return [
+        circles.encode(
+            y=alt.Y(f"{value}:Q"),
+            opacity=alt.condition("block", alt.value(0.7), alt.value(0.08)),
+            tooltip=[
+                *about,
+                alt.Tooltip(f"{value}:Q", title="published", format=number),
+                alt.Tooltip(f"{place}:N", title="in"),
+            ],
+        )
+    ]
+
+
 def published_note(rows: pl.DataFrame, metric: str, marks: str) -> str:
     """Sentence of a caption on the marks of published values; empty if there are none."""
     columns = published_columns(rows, metric)

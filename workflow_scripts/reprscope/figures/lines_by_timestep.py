@@ -247,7 +247,13 @@ def _panel(
             opacity=alt.condition("block", alt.value(1.0), alt.value(0.12)), tooltip=tooltip
         )
     )
-    layers += _published(base.encode(x=x, color=colour), rows, options, number)
+    layers += frames.published_circles(
+        base.encode(x=x, color=colour),
+        rows,
+        options.metric,
+        about=[alt.Tooltip("block:N"), alt.Tooltip(f"{options.x}:Q", title=words(options.x))],
+        number=number,
+    )
     best = _best(rows, options)
     if best is not None:
         right = best[options.x] > steps[0] + 0.6 * (steps[-1] - steps[0])
@@ -269,31 +275,6 @@ def _panel(
         )
     layers[0] = layers[0].properties(name=f"{name}_first")
     return alt.LayerChart(layer=layers, name=name, width=width, height=options.height)
-
-
-def _published(
-    base: alt.Chart, rows: pl.DataFrame, options: Options, number: str
-) -> list[alt.Chart]:
-    """Open circles at the published values."""
-    columns = frames.published_columns(rows, options.metric)
-    if not columns:
-        return []
-    value, place = columns
-    circles = base.transform_filter(f"isValid(datum['{value}'])").mark_point(
-        filled=False, size=54, strokeWidth=1, aria=False
-    )
-    return [
-        circles.encode(
-            y=alt.Y(f"{value}:Q"),
-            opacity=alt.condition("block", alt.value(0.7), alt.value(0.08)),
-            tooltip=[
-                alt.Tooltip("block:N"),
-                alt.Tooltip(f"{options.x}:Q", title=words(options.x)),
-                alt.Tooltip(f"{value}:Q", title="published", format=number),
-                alt.Tooltip(f"{place}:N", title="in"),
-            ],
-        )
-    ]
 
 
 def _rules(

@@ -204,6 +204,20 @@ def _images(pictures: Sequence[Picture]) -> alt.Chart:
     return chart
 
 
+def outlines(pictures: Sequence[Picture], theme: Theme) -> list[alt.Chart]:
+    """Thin frames of pictures whose background may be that of the page."""
+    if not pictures:
+        return []
+    rows = [{"x": p.x, "y": p.y, "x2": p.x + p.width, "y2": p.y + p.height} for p in pictures]
+    frame = alt.Chart(alt.InlineData(values=rows)).mark_rect(
+        filled=False, stroke=theme.muted, strokeWidth=0.5, strokeOpacity=0.5, aria=False
+    )
+    drawn: alt.Chart = frame.encode(
+        x=alt.X(**pixel("x")), y=alt.Y(**pixel("y")), x2=alt.X2("x2"), y2=alt.Y2("y2")
+    )
+    return [drawn]
+
+
 def _texts(texts: Sequence[Text], theme: Theme) -> list[alt.Chart]:
     layers = []
     styles = dict.fromkeys((t.align, t.baseline, t.bold, t.muted) for t in texts)

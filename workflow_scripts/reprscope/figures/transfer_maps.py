@@ -23,7 +23,7 @@ from reprscope.data.canonical import encode_png
 from reprscope.errors import UserError
 from reprscope.figures import frames
 from reprscope.figures.labels import block_label, in_network_order
-from reprscope.figures.maps import Picture, Text, canvas, grid, photo_url, png_url
+from reprscope.figures.maps import Picture, Text, canvas, grid, outlines, photo_url, png_url
 from reprscope.figures.similarity_maps import legend
 from reprscope.figures.theme import Theme
 
@@ -56,6 +56,8 @@ class Options:
         How many examples (target, source and conditions) to draw if ``images`` is not given.
     positions : sequence of str
         Module paths to draw; without it all of the table.
+    labels : mapping of str to str
+        How to name views, models or images in the headings; by default as the study does.
     columns : int
         Pictures side by side, with those of source and target; further blocks go below.
     title : str
@@ -67,6 +69,7 @@ class Options:
     images: Sequence[str] = ()
     max_examples: int = 2
     positions: Sequence[str] = ()
+    labels: Mapping[str, str] = field(default_factory=dict)
     columns: int = 8
     title: str = ""
 
@@ -146,7 +149,7 @@ def draw(table: pl.DataFrame, options: Options, theme: Theme) -> alt.TopLevelMix
         columns=columns,
     )
     y = 0.0
-    for example, heading in zip(examples, _headings(examples), strict=True):
+    for example, heading in zip(examples, _headings(examples, options.labels), strict=True):
         if heading:
             y += theme.font_size + 4
             canvas_of.texts.append(Text(x=0, y=y, text=heading, align="left", bold=True))
@@ -159,34 +162,39 @@ def draw(table: pl.DataFrame, options: Options, theme: Theme) -> alt.TopLevelMix
         height=round(y),
         theme=theme,
         formats={"similarity": ".3f", "closer": ".1%"},
-        extra=[legend(0, 1, theme, title=_ERROR, format=".0%")] if errors else [],
+        extra=[
+            *outlines(canvas_of.outlined, theme),
+            *([legend(0, 1, theme, title=_ERROR, format=".0%")] if errors else []),
+        ],
         title=options.title,
     )
 
 
-def _headings(examples: Sequence[Example]) -> list[str]:
+def _headings(examples: Sequence[Example], labels: Mapping[str, str]) -> list[str]:
     """What tells the examples apart; nothing if there is only one."""
     differ = [key for key in examples[0].keys if len({e.keys[key] for e in examples}) > 1]
     return [
-        ", ".join(_word(key, example) for key in differ if _word(key, example))
+        ", ".join(filter(None, (_word(key, example, labels) for key in differ)))
         for example in examples
     ]
 
 
-def _word(key: str, example: Example) -> str:
+def _word(key: str, example: Example, labels: Mapping[str, str]) -> str:
     value = example.keys[key]
+    name = labels.get(str(value), str(value))
     if key == "source_id":
-        return "" if value == example.keys["image_id"] else f"from {value}"
+        return "" if value == example.keys["image_id"] else f"from {name}"
     if key == "resolution":
         return f"{value} px"
-    return f"{key} {value}" if isinstance(value, int) else str(value)
+    return f"{key} {value}" if isinstance(value, int) else name
 
 
 @dataclass(kw_only=True)
 class _Canvas:
     """Pictures and texts of all examples as they are laid out.
 
-    ``side`` is the width of a column, ``scale`` the length of an encoded pixel.
+    ``side`` is the width of a column, ``scale`` the length of an encoded pixel; photographs are
+    ``outlined``, since they may be white at the edge.
     """
 
     options: Options
@@ -195,6 +203,7 @@ class _Canvas:
     scale: float
     columns: int
     pictures: list[Picture] = field(default_factory=list)
+    outlined: list[Picture] = field(default_factory=list)
     texts: list[Text] = field(default_factory=list)
 
     def add(self, example: Example, y: float) -> float:
@@ -233,7 +242,7 @@ class _Canvas:
                 height = max(height, *(picture.height for picture in shown.values()), 0)
                 for number, picture in shown.items():
                     placed = replace(picture, x=self._left(number), y=y, tooltip=label)
-                    self.pictures.append(placed)
+                    self._place(placed, panel)
             self.texts.append(
                 Text(
                     x=LABEL_WIDTH - 8,
@@ -246,19 +255,23 @@ class _Canvas:
             )
             for number, position in enumerate(positions, 2):
                 tokens = example.maps.filter(pl.col("position") == position)
-                self.pictures.append(
-                    Picture(
-                        x=self._left(number),
-                        y=y,
-                        width=size[0],
-                        height=size[1],
-                        tooltip=label | {"block": block_label(position)},
-                        url=_url(tokens, panel, row, self.side, self.theme),
-                        values=_values(tokens, panel),
-                    )
+                shown_tokens = Picture(
+                    x=self._left(number),
+                    y=y,
+                    width=size[0],
+                    height=size[1],
+                    tooltip=label | {"block": block_label(position)},
+                    url=_url(tokens, panel, row, self.side, self.theme),
+                    values=_values(tokens, panel),
                 )
+                self._place(shown_tokens, panel)
             y += height + GAP
         return y
+
+    def _place(self, picture: Picture, panel: str) -> None:
+        self.pictures.append(picture)
+        if panel == "image":
+            self.outlined.append(picture)
 
     def _left(self, column: int) -> float:
         return LABEL_WIDTH + column * (self.side + GAP)

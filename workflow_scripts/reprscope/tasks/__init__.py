@@ -60,8 +60,10 @@ class Task(Protocol):
         companions, ``companions``, their representations by name.
         """
 
-    # Optional: ``companions(parameters)``, see :func:`companions`; ``findings(table)``, see
-    # :mod:`reprscope.findings`; ``minutes(parameters, positions)``, see :func:`minutes`.
+    # Optional: ``companions(parameters)``, see :func:`companions`; ``relate(table, parameters)``,
+    # which adds to an experiment's table what follows from several measurements together, by the
+    # parameters of each task; ``findings(table)``, see :mod:`reprscope.findings`;
+    # ``minutes(parameters, positions)``, see :func:`minutes`.
 
     def summarise(self, measurements: pl.DataFrame, parameters: Any, /) -> pl.DataFrame:
         """Aggregate measurements, with intervals, keeping the column ``position``."""

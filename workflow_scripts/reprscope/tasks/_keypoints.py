@@ -13,6 +13,8 @@ from reprscope.errors import UserError
 from reprscope.tasks._matching import Frames, component_order
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from numpy.typing import NDArray
 
     from reprscope.data.canonical import Annotations
@@ -41,6 +43,8 @@ class Points:
         split, pair and the order within the pair.
     frames
         The pairs' images, those that pairs connect together.
+    source_frames
+        The same images as sources are seen: ``frames``, or those of another representation.
     component
         (images,) number of the connected set of images.
     source, target
@@ -51,6 +55,7 @@ class Points:
 
     table: pl.DataFrame
     frames: Frames
+    source_frames: Frames
     component: Ints
     source: Ints
     target: Ints
@@ -82,7 +87,13 @@ class Points:
         )
 
 
-def of_pairs(annotations: Annotations, representations: Representations, *, task: str) -> Points:
+def of_pairs(
+    annotations: Annotations,
+    representations: Representations,
+    *,
+    sources: Representations | None = None,
+    task: str,
+) -> Points:
     """Keypoints of the validation and test pairs.
 
     Parameters
@@ -91,6 +102,8 @@ def of_pairs(annotations: Annotations, representations: Representations, *, task
         Pairs, and the sizes of the images.
     representations
         Their features.
+    sources
+        Features of sources, if they are others.
     task
         Name of the task, for the messages.
 
@@ -101,21 +114,26 @@ def of_pairs(annotations: Annotations, representations: Representations, *, task
         lies outside its image, a bounding box is empty, or the view shows no keypoint.
     """
     table = _table(annotations)
-    _check(table, set(representations.image_ids), task)
+    known = {side: set(representations.image_ids) for side in SIDES}
+    if sources is not None:
+        known["source"] = set(sources.image_ids)
+    _check(table, known, task)
     names = pl.concat([table[f"{side}_id"] for side in SIDES]).unique().sort()
     number = {
         side: names.search_sorted(table[f"{side}_id"]).to_numpy().astype(np.int64) for side in SIDES
     }
     order, component = component_order(number["source"], number["target"], len(names))
-    frames = Frames.of(representations, names.gather(order).to_list())
+    ordered = names.gather(order).to_list()
+    frames = Frames.of(representations, ordered)
+    source_frames = frames if sources is None else Frames.of(sources, ordered)
     place = np.argsort(order)
     source, target = (place[number[side]] for side in SIDES)
     source_xy, target_xy = (
-        frames.forward(image, table.select(f"{side}_x", f"{side}_y").to_numpy())
-        for side, image in zip(SIDES, (source, target), strict=True)
+        seen.forward(image, table.select(f"{side}_x", f"{side}_y").to_numpy())
+        for side, seen, image in (("source", source_frames, source), ("target", frames, target))
     )
-    shown = frames.shows(source, source_xy) & frames.shows(target, target_xy)
-    points = Points(table, frames, component, source, target, source_xy, target_xy)
+    shown = source_frames.shows(source, source_xy) & frames.shows(target, target_xy)
+    points = Points(table, frames, source_frames, component, source, target, source_xy, target_xy)
     return points.filter(shown, task=task)
 
 
@@ -172,7 +190,7 @@ def _table(annotations: Annotations) -> pl.DataFrame:
     )
 
 
-def _check(points: pl.DataFrame, images: set[str], task: str) -> None:
+def _check(points: pl.DataFrame, images: Mapping[str, set[str]], task: str) -> None:
     """Raise a UserError for points that cannot be scored."""
     if points.is_empty():
         raise UserError(
@@ -180,7 +198,7 @@ def _check(points: pl.DataFrame, images: set[str], task: str) -> None:
             "use a dataset with such pairs, or more of it."
         )
     for side in SIDES:
-        lost = points.filter(~pl.col(f"{side}_id").is_in(list(images)))
+        lost = points.filter(~pl.col(f"{side}_id").is_in(list(images[side])))
         if len(lost):
             raise UserError(
                 f"{task}: image '{lost[f'{side}_id'][0]}' of pair '{lost['pair_id'][0]}' "

@@ -337,7 +337,12 @@ class Queries:
 
 
 def search_pairs(
-    maps: Maps, queries: Queries, target: Ints, component: Ints
+    maps: Maps,
+    queries: Queries,
+    target: Ints,
+    component: Ints,
+    *,
+    sources: Maps | None = None,
 ) -> tuple[Ints, Float32]:
     """Most similar token of each point's target.
 
@@ -351,6 +356,8 @@ def search_pairs(
         (points,) number of each point's target.
     component
         (images,) component of each image.
+    sources
+        Maps that the queries are tokens of, if others, of the same images in the same order.
 
     Returns
     -------
@@ -364,19 +371,20 @@ def search_pairs(
     wanted_by, query = np.divmod(code, count)
     index = np.empty(len(code), dtype=np.int64)
     similarity = np.empty(len(code), dtype=np.float32)
-    is_target = np.zeros(len(maps.names), dtype=bool)
-    is_target[target] = True
+    asked = sources or maps
+    read_again = np.zeros(len(maps.names), dtype=bool)
+    read_again[target] = asked is maps
     bounds = np.flatnonzero(np.diff(component, prepend=-1, append=-1))
     for first, last in zip(bounds[:-1].tolist(), (bounds[1:] - 1).tolist(), strict=True):
         for turn in queries.turns(first, last, maps.reader.channels):
-            tokens = queries.gather(maps, turn, is_target)
+            tokens = queries.gather(asked, turn, read_again)
             start, end = np.searchsorted(wanted_by, [first, last + 1])
-            asked = np.arange(start, end)
-            asked = asked[(query[asked] >= turn.start) & (query[asked] < turn.stop)]
-            for batch in maps.batches(np.unique(wanted_by[asked])):
-                bounds = np.searchsorted(wanted_by[asked], [*batch, batch[-1] + 1])
+            wanted = np.arange(start, end)
+            wanted = wanted[(query[wanted] >= turn.start) & (query[wanted] < turn.stop)]
+            for batch in maps.batches(np.unique(wanted_by[wanted])):
+                bounds = np.searchsorted(wanted_by[wanted], [*batch, batch[-1] + 1])
                 for raw, a, b in zip(maps.raw(batch), bounds[:-1], bounds[1:], strict=True):
-                    rows = asked[a:b]
+                    rows = wanted[a:b]
                     keys = maps.memory.piece("keys", raw.shape, np.float32)
                     to_float32(raw, keys)
                     index[rows], similarity[rows] = nearest(tokens[query[rows] - turn.start], keys)

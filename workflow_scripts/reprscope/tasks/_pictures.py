@@ -12,13 +12,13 @@ from reprscope.data.canonical import encode_png
 from reprscope.errors import UserError
 from reprscope.parameters import check_whole
 from reprscope.tasks import PICTURE
+from reprscope.views import View
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
-    from reprscope.coordinates import Affine
     from reprscope.data.canonical import Annotations
     from reprscope.store import Representations
 
@@ -131,49 +131,15 @@ def finite_tokens(
 
 
 def encoded_png(representations: Representations, annotations: Annotations, image_id: str) -> bytes:
-    """PNG of the original in the frame of the encoded image, so that tokens lie where they belong.
-
-    The geometry of the view is applied; a view's changes of colour are not.
-    """
-    return encode_png(
-        warp(
-            annotations.image(image_id),
-            representations.transform(image_id),
-            representations.pixels(image_id),
-        )
+    """PNG of an image exactly as it was encoded, so that tokens lie where they belong."""
+    viewed = representations.viewed
+    picture, _ = View(**viewed["view"]).apply(
+        annotations.image(image_id),
+        resolution=viewed["resolution"],
+        multiple=viewed["multiple"],
+        image_id=image_id,
     )
-
-
-def warp(image: NDArray[np.uint8], transform: Affine, pixels: tuple[int, int]) -> NDArray[np.uint8]:
-    """Move an image by an axis-aligned map.
-
-    Parameters
-    ----------
-    image
-        (h, w, 3), uint8.
-    transform
-        Map from its pixels to those of the result.
-    pixels
-        Width and height of the result.
-
-    Returns
-    -------
-    (height, width, 3) uint8, bicubic, antialiased; the image's edge is repeated beyond it.
-    """
-    from PIL import Image
-
-    mirrored = image[:: -1 if transform.scale_y < 0 else 1, :: -1 if transform.scale_x < 0 else 1]
-    size = np.array([image.shape[1], image.shape[0]])
-    corners = transform.back(np.array([(0.0, 0.0), pixels]))
-    scales = np.array([transform.scale_x, transform.scale_y])
-    corners = np.where(scales < 0, size - corners, corners)
-    margin = np.ceil(np.maximum(0, [-corners[0], corners[1] - size])).astype(int)
-    padded = np.pad(mirrored, (*margin[:, ::-1].T, (0, 0)), mode="edge")
-    box = np.clip(corners + margin[0], 0, (padded.shape[1], padded.shape[0]))
-    resized = Image.fromarray(padded).resize(
-        pixels, Image.Resampling.BICUBIC, box=tuple(box.ravel().tolist())
-    )
-    return np.asarray(resized)
+    return encode_png(picture)
 
 
 def frame(schema: Mapping[str, Any], **columns: Any) -> pl.DataFrame:

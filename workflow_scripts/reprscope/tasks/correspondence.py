@@ -104,6 +104,7 @@ PROTOCOL: Final = frozenset({"coordinates"})
 BASELINES: Final = ("random", "same_position", "same_place_in_box")
 TASK: Final = "correspondence"
 EMPTY: Final = "empty"
+SOURCE: Final = "source"
 _SUMMARY: Final = {
     "position": pl.String,
     "split": pl.String,
@@ -136,6 +137,10 @@ class Parameters:
         Number of resamples of the pairs for the 95 % intervals.
     seed
         Seed of the resamples.
+    source
+        In what the representations of the source images differ from the measurement's own, for
+        instance ``{"view": "identity"}``: then only the target images have the measurement's view,
+        as in the thesis' figure 18. Not together with variants.
     strict
         Count a prediction at exactly that distance as wrong (``<`` in place of ``<=``), as figure
         9 of the thesis does; it matters where predictions are whole pixels, as ``same_position``.
@@ -169,6 +174,7 @@ class Parameters:
     alphas: tuple[float, ...] = (0.05, 0.1, 0.15)
     bootstrap: int = 1000
     seed: int = 0
+    source: Mapping[str, Any] = field(default_factory=dict)
     strict: bool = False
     variants: tuple[Mapping[str, Any], ...] = ()
     own: bool = True
@@ -195,6 +201,13 @@ class Parameters:
             raise UserError(f"seed is {self.seed!r}; write a whole number.")
         if not isinstance(self.strict, bool):
             raise UserError(f"strict is {self.strict!r}; write true or false.")
+        if not set(self.source) <= set(CHANGES) - {"dataset"}:
+            raise UserError(
+                f"source is {dict(self.source)}; write what differs, some of: "
+                f"{', '.join(key for key in CHANGES if key != 'dataset')}."
+            )
+        if self.source and not self.plain:
+            raise UserError("source goes only with the plain match; make a task of each.")
         for changes in self.variants:
             if not changes or not set(changes) <= set(CHANGES) - {"dataset"}:
                 raise UserError(
@@ -223,7 +236,9 @@ class Parameters:
 
 
 def companions(parameters: Parameters) -> dict[str, dict[str, Any]]:
-    """Further representations: the variants by their number, and empty images for each."""
+    """Further representations: sources; variants by their number, and empty images for each."""
+    if parameters.source:
+        return {SOURCE: dict(parameters.source)}
     named = {str(number): dict(changes) for number, changes in enumerate(parameters.variants, 1)}
     if parameters.subtract:
         # Empty images are made under each variant's conditions, but have a view and noise of
@@ -280,7 +295,8 @@ def measure(
         If there are no validation or test pairs, an image of a pair has no features, a keypoint
         lies outside its image, a bounding box is empty, or a feature is not finite.
     """
-    points = of_pairs(annotations, representations, task=TASK)
+    sources = (companions or {}).get(SOURCE)
+    points = of_pairs(annotations, representations, sources=sources, task=TASK)
     variant = (
         None
         if parameters.plain
@@ -293,12 +309,18 @@ def measure(
         source_xy, seen = np.trunc(source_xy), in_whole_encoded_pixels(points)
     frames = []
     memory = Memory()
-    pixels = points.frames.pixels
+    pixels = points.source_frames.pixels
     for position in representations.positions:
         reader = Stored(representations, position)
-        maps = Maps(reader, points.frames.names, memory, task=TASK, position=position)
-        queries = Queries.at(points.source, source_xy, pixels, maps.grid)
-        index, similarity = search_pairs(maps, queries, points.target, points.component)
+        names = points.frames.names
+        maps = Maps(reader, names, memory, task=TASK, position=position)
+        asked = maps
+        if sources is not None:
+            asked = Maps(Stored(sources, position), names, memory, task=TASK, position=position)
+        queries = Queries.at(points.source, source_xy, pixels, asked.grid)
+        index, similarity = search_pairs(
+            maps, queries, points.target, points.component, sources=asked
+        )
         predicted = _centres(index, points.target, points.frames, maps.grid)
         if coordinates == "exact":
             predicted = points.frames.back(points.target, predicted)

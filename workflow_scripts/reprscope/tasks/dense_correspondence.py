@@ -9,8 +9,7 @@ kept (figures 12, 13, 15, 28, 32, 33).
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping  # Parameters need it when they are built
+from collections.abc import Mapping, Sequence  # Parameters need it when they are built
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
@@ -18,11 +17,12 @@ import numpy as np
 import polars as pl
 
 from reprscope.coordinates import Affine, token_centre, token_index
+from reprscope.degradations import last_steps, starts
 from reprscope.errors import UserError
 from reprscope.figures.frames import KEYS
 from reprscope.figures.labels import block_label
 from reprscope.findings import Findings, interval
-from reprscope.metrics import accuracy
+from reprscope.metrics import accuracy, ratios
 from reprscope.seeds import item_seed
 from reprscope.similarity import nearest, normalise
 from reprscope.tasks import PICTURE
@@ -47,6 +47,7 @@ DIGITS: Final = 6
 """Decimals of a pixel to which places are rounded, so that equal distances stay equal."""
 
 _KIND: Final = "dense_correspondence"
+_PAIR: Final = ("category", "target_id", "source_id")
 _QUERIES: Final = 512
 _SCHEMA: Final = {
     "image_id": pl.String,
@@ -77,7 +78,7 @@ _SCHEMA: Final = {
     "source_png": pl.Binary,
 }
 _COUNTS: Final = ("tokens", "candidates", "correct", "within_one")
-_SUMMARY: Final = {
+_SUMMARY: Final[dict[str, Any]] = {
     "position": pl.String,
     "kind": pl.String,
     "images": pl.Int32,
@@ -90,6 +91,7 @@ _SUMMARY: Final = {
     "within_one_high": pl.Float64,
     "error": pl.Float64,
     "chance": pl.Float64,
+    "shares": pl.List(pl.Float64),
 }
 _TABLE: Final = _SUMMARY | {name: kind for name, kind in _SCHEMA.items() if name not in _COUNTS}
 
@@ -111,6 +113,8 @@ class Parameters(Choice):
         Images whose maps are kept: those named, or else the first ``count`` test images.
     pairs
         Further maps, of an image and another one whose tokens it takes: target, source.
+    listed
+        Categories of the dataset's pairs: the same maps for the first test pair of each.
     bootstrap
         Number of resamples of the images for the 95 % intervals.
     seed
@@ -121,6 +125,7 @@ class Parameters(Choice):
     candidates: Literal["all", "overlap"] = "all"
     count: int = 0
     pairs: tuple[tuple[str, str], ...] = ()
+    listed: tuple[str, ...] = ()
     bootstrap: int = 1000
     seed: int = 0
 
@@ -132,7 +137,8 @@ class Parameters(Choice):
         object.__setattr__(self, "pairs", tuple(tuple(pair) for pair in self.pairs))
         if any(len(pair) != 2 for pair in self.pairs):
             raise UserError("pairs has one without two images; write [target, source].")
-        if not self.reference and not self.pairs:
+        object.__setattr__(self, "listed", tuple(self.listed))
+        if not self.reference and not self.pairs and not self.listed:
             raise UserError(
                 "reference is empty; name in what it differs, such as `{view: identity}`, or "
                 "`pairs` of different images."
@@ -311,6 +317,7 @@ def measure(
     if parameters.images or parameters.count:
         chosen = choose(representations, annotations, parameters, kind=_KIND)
     examples = [*((image, image) for image in chosen), *parameters.pairs]
+    examples += _first_pairs(annotations, parameters.listed)
     _check(representations, reference, [*((i, i) for i in images), *examples])
     frames = [
         _pictures(representations, reference, annotations, *example, elsewhere=elsewhere)
@@ -340,6 +347,27 @@ def measure(
             names = {"image_id": image, "source_id": source_id, "position": position}
             frames.append(frame(_SCHEMA, **columns, **names, kind="map"))
     return pl.concat(frames)
+
+
+def _first_pairs(annotations: Annotations, categories: Sequence[str]) -> list[tuple[str, str]]:
+    """Target and source of the first test pair of each category."""
+    if not categories:
+        return []
+    try:
+        pairs = annotations.pairs().filter(pl.col("split") == "test").sort("pair_id")
+    except FileNotFoundError as error:
+        raise UserError(
+            f"{_KIND}: the dataset has no pairs; name two images in `pairs` in place of `listed`."
+        ) from error
+    first = pairs.unique("category", keep="first", maintain_order=True)
+    found = {category: (t, s) for category, t, s in first.select(*_PAIR).iter_rows()}
+    for category in categories:
+        if category not in found:
+            raise UserError(
+                f"{_KIND}: there is no test pair of category '{category}'; "
+                f"list some of: {', '.join(sorted(found))}."
+            )
+    return [found[category] for category in categories]
 
 
 def _check(
@@ -483,10 +511,11 @@ def summarise(measurements: pl.DataFrame, parameters: Parameters) -> pl.DataFram
     Rows of ``kind`` "score", one for each position: ``images``, ``tokens`` in all of them;
     ``accuracy`` (mean over images of the share of tokens that are correct), ``low``, ``high``;
     ``within_one``, ``within_one_low``, ``within_one_high``; mean ``error`` in pixels; ``chance``,
-    the accuracy of a token drawn at random. All positions, and all measurements of the same images,
-    are scored on the same resamples. Then the rows of ``kind`` "image" and "map".
+    the accuracy of a token drawn at random; ``shares``, of correct tokens in each image, by name.
+    All positions, and all measurements of the same images, are scored on the same resamples. Then
+    the rows of ``kind`` "image" and "map".
     """
-    scores = measurements.filter(pl.col("kind") == "score")
+    scores = measurements.filter(pl.col("kind") == "score").sort("image_id", maintain_order=True)
     maps = measurements.filter(pl.col("kind") != "score")
     positions = scores["position"].unique(maintain_order=True).to_list()
     rows: list[tuple[object, ...]] = []
@@ -505,30 +534,71 @@ def summarise(measurements: pl.DataFrame, parameters: Parameters) -> pl.DataFram
         means = (of["error"].to_numpy().mean(), (1 / candidates).mean())
         numbers = (*(bound[column] for column in (0, 1) for bound in shares), *means)
         counts = (len(of), int(tokens.sum()))
-        rows.append((position, "score", *counts, *map(float, numbers)))
+        shares_of_images = (correct[:, 0] / tokens[:, 0]).tolist()
+        rows.append((position, "score", *counts, *map(float, numbers), shares_of_images))
     summary = pl.DataFrame(rows, schema=_SUMMARY, orient="row")
     return pl.concat([summary, maps.drop(_COUNTS)], how="diagonal").select(*_TABLE)
+
+
+def relate(table: pl.DataFrame, parameters: Mapping[str, Parameters]) -> pl.DataFrame:
+    """Compare every view with the undegraded one of the same experiment.
+
+    Parameters
+    ----------
+    table
+        Summaries of all measurements, with what they were measured under.
+    parameters
+        Settings of each task.
+
+    Returns
+    -------
+    The table with ``change``, the accuracy relative to that of the view from which a degradation
+    starts (:func:`reprscope.degradations.start_of`), minus 1, ``change_low`` and ``change_high``,
+    its 95 % bootstrap interval: images are resampled together with their undegraded selves. Null
+    without such a view, and in blocks that are not above chance there. Without ``shares``.
+    """
+    keys = [key for key in KEYS if key in table.columns and key != "view"]
+    scores = table.filter(pl.col("kind") == "score")
+    start = starts(scores["view"].unique(maintain_order=True).to_list())
+    above = scores.filter(pl.col("low") > pl.col("chance"))
+    both = scores.with_columns(start=pl.col("view").replace_strict(start, return_dtype=pl.String))
+    both = both.join(
+        above.select(*keys, start="view", before="shares"),
+        on=[*keys, "start"],
+        maintain_order="left",
+    )
+    changes: list[tuple[float, ...]] = []
+    for row in both.iter_rows(named=True):
+        chosen = parameters[row["task"]]
+        found = ratios(
+            np.array([row["shares"]]).T,
+            np.array([row["before"]]).T,
+            replicates=chosen.bootstrap,
+            seed=item_seed(_KIND, chosen.seed),
+        )
+        changes.append(tuple(float(bound[0]) - 1 for bound in found))
+    names = ("change", "change_low", "change_high")
+    schema = [(name, pl.Float64) for name in names]
+    columns = [*keys, "view", "kind"]
+    related = both.select(columns).hstack(pl.DataFrame(changes, schema=schema, orient="row"))
+    return table.drop("shares").join(related, on=columns, how="left", maintain_order="left")
 
 
 def findings(table: pl.DataFrame) -> Findings:
     """Which block finds its tokens again, and which loses most, in the strongest of each view.
 
-    Views whose names end in a number, such as ``blur-3``, are steps of one degradation, of which
-    the last is told. Losses are relative to the view ``identity`` of the same experiment, in blocks
-    that are above chance there.
+    Of the steps of one degradation (see :mod:`reprscope.degradations`) the last is told.
     """
     scores = table.filter(pl.col("kind") == "score")
     keys = [key for key in KEYS if key in scores.columns and key != "view"]
-    whole = scores.filter((pl.col("view") == "identity") & (pl.col("low") > pl.col("chance")))
-    scores = scores.join(whole.select(*keys, before="accuracy"), on=keys, how="left").with_columns(
-        loss=1 - pl.col("accuracy") / pl.col("before")
-    )
-    last = scores.filter(pl.col("view").is_in(_strongest(scores["view"].unique().to_list())))
+    views = scores["view"].unique(maintain_order=True).to_list()
+    start = starts(views)
+    last = scores.filter(pl.col("view").is_in(last_steps(views)))
     sentences = []
     kept = []
     groups = [key for key in ("view", *keys) if key != "position"]
     for rows in last.partition_by(groups, maintain_order=True):
-        known = rows.filter(pl.col("loss").is_not_null())
+        known = rows.filter(pl.col("change").is_not_null())
         name, view = rows["model"][0], rows["view"][0]
         best = rows.sort("accuracy", descending=True, maintain_order=True).row(0, named=True)
         share = interval(best["accuracy"], best["low"], best["high"])
@@ -536,26 +606,22 @@ def findings(table: pl.DataFrame) -> Findings:
             f"{name}, {view}: {block_label(best['position'])} finds most tokens again, {share} of "
             f"{best['tokens']} in {best['images']} images (chance {100 * best['chance']:.2g} %)"
         )
-        if len(known) > 1 and view != "identity":
-            order = known.sort("loss", maintain_order=True)
-            least, most = order.row(0, named=True), order.row(-1, named=True)
+        if len(known) > 1 and view != start[view]:
+            order = known.sort("change", maintain_order=True)
+            most, least = order.row(0, named=True), order.row(-1, named=True)
             sentence += (
-                f"; {block_label(most['position'])} loses {100 * most['loss']:.0f} % of its "
-                f"undegraded accuracy and {block_label(least['position'])} "
-                f"{100 * least['loss']:.0f} %"
+                f"; {block_label(most['position'])} loses {_lost(most)} of its undegraded accuracy "
+                f"and {block_label(least['position'])} {_lost(least)}"
             )
         sentences.append(f"{sentence}.")
         kept.append(rows)
-    columns = ["accuracy", "low", "high", "before", "loss", "within_one", "error", "chance"]
+    columns = ["accuracy", "low", "high", "change", "change_low", "change_high"]
+    columns += ["within_one", "error", "chance"]
     shown = pl.concat(kept) if kept else last
     return Findings(sentences, shown.select("view", *keys, "images", "tokens", *columns))
 
 
-def _strongest(views: list[str]) -> list[str]:
-    """Of the views ``name-1``, ``name-2``, … the one with the largest number; all others."""
-    last: dict[str, tuple[float, str]] = {}
-    for view in views:
-        step = re.fullmatch(r"(.+)-(\d+(?:\.\d+)?)", view)
-        name, number = (step[1], float(step[2])) if step else (view, 0.0)
-        last[name] = max(last.get(name, (-1.0, "")), (number, view))
-    return [view for _, view in last.values()]
+def _lost(row: Mapping[str, Any]) -> str:
+    """Loss with its interval: ``50 % [48, 52]``."""
+    most, least = -100 * row["change_low"], -100 * row["change_high"]
+    return f"{-100 * row['change']:.0f} % [{least:.0f}, {most:.0f}]"
