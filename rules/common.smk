@@ -6,7 +6,7 @@ sys.path.insert(0, str(Path(workflow.basedir) / "workflow_scripts"))
 
 from snakemake.iocontainers import Wildcards
 
-from reprscope import comparison, jobs, paths, published, specs
+from reprscope import comparison, jobs, paths, published, specs, tasks
 from reprscope.data.canonical import FILES
 from reprscope.device import count_gpus
 from reprscope.errors import UserError
@@ -108,6 +108,14 @@ def evaluate_inputs(wildcards):
         ],
         "images": paths.IMAGES.format(dataset=wildcards.dataset),
     }
+
+
+def evaluate_minutes(wildcards, input, attempt):
+    """Two hours, a minute for each GB that is read, and what the task says; then twice that."""
+    task = study.tasks[wildcards.task]
+    held = study.hooksets[wildcards.hookset].resolve(study.models[wildcards.model])
+    own = tasks.minutes(task.kind, task.parameters, len(held))
+    return attempt * (120 + round(input.size_mb / 1000) + own)
 
 
 def tabulate_inputs(wildcards):

@@ -10,13 +10,14 @@ rule evaluate:
         paths.job_file("logs", "evaluate", paths.MEASUREMENT, ".log"),
     benchmark:
         paths.job_file("benchmarks", "evaluate", paths.MEASUREMENT, ".tsv")
+    retries: 1
     conda:
         "../envs/tasks.yaml"
     threads: 1
     resources:
-        mem_mb=6000,
+        mem_mb=lambda wildcards, attempt: 6000 * attempt,
         disk_mb=1000,
-        runtime=60,
+        runtime=evaluate_minutes,
     params:
         spec=lambda wildcards: specs.evaluate(study, wildcards),
     message:

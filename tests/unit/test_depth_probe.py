@@ -3,6 +3,7 @@ import io
 import numpy as np
 import polars as pl
 import pytest
+from reprscope import tasks
 from reprscope.anomalies import PATCHES
 from reprscope.coordinates import Affine
 from reprscope.depth import Frame, Moments, huber, ridge
@@ -389,6 +390,19 @@ def test_reruns_give_the_same_bytes_and_neither_order_nor_other_positions_matter
     assert written(alone) == written(first.filter(position=LAYER))
     tables = [task.summarise(first, parameters) for _ in range(2)]
     assert written(tables[0]) == written(tables[1])
+
+
+@pytest.mark.parametrize(
+    ("settings", "minutes"),
+    [
+        ({}, 0),
+        ({"form": "published"}, 46 * 60),
+        ({"form": "published", "positions": ("conv_in", "mid")}, 2 * 60),
+    ],
+)
+def test_the_published_form_asks_for_an_hour_a_position(settings, minutes):
+    assert tasks.minutes("depth_probe", task.Parameters(**settings), 46) == minutes
+    assert tasks.minutes("norms", tasks.load("norms").Parameters(), 46) == 0
 
 
 def test_mistakes_are_named():

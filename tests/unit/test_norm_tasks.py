@@ -202,9 +202,44 @@ def test_pairs_of_different_images_are_counted_with_their_own_norms():
     np.testing.assert_allclose(found["similarity_end"] - found["similarity"], 0.25)
 
 
-def test_blocks_of_the_pair_histogram_make_no_difference(monkeypatch):
+def test_published_norms_are_those_of_the_transposed_pair():
     features, annotations = made_study()
-    parameters = norm_similarity.Parameters(tokens=40, bins=9)
+    parameters = norm_similarity.Parameters(tokens=24, bins=8, norms="published")
+    found = norm_similarity.measure(features, annotations, parameters).filter(position="mid_block")
+    maps = [features.grids["mid_block"][name].reshape(-1, 9) for name in sorted(NAMES)]
+    lengths = [np.linalg.norm(tokens, axis=1) for tokens in maps]
+    similarity, mean_norm = [], []
+    for a, b in itertools.combinations(range(4), 2):
+        unit = maps[a] / lengths[a][:, None], maps[b] / lengths[b][:, None]
+        similarity.append((unit[0] @ unit[1].T).ravel())
+        # As the published code adds them: the transposed of what belongs to the similarities.
+        mean_norm.append(((lengths[a][None, :] + lengths[b][:, None]) / 2).ravel())
+    low, high = np.min(lengths), np.max(lengths)
+    counts, _, _ = np.histogram2d(
+        np.concatenate(similarity), np.concatenate(mean_norm), bins=8, range=[(-1, 1), (low, high)]
+    )
+    cells = found.select(
+        (pl.col("similarity") + 1) * 4, (pl.col("norm") - low) / (high - low) * 8, "pairs"
+    ).iter_rows()
+    assert {(round(i), round(j)): pairs for i, j, pairs in cells} == {
+        place: n for place, n in np.ndenumerate(counts) if n
+    }
+
+
+def test_transposed_pairs_need_images_of_one_size():
+    features, annotations = made_study()
+    features.grids["mid_block"]["a"] = features.grids["mid_block"]["a"][:1]
+    parameters = norm_similarity.Parameters(tokens=24, norms="published")
+    with pytest.raises(UserError, match="different numbers of tokens"):
+        norm_similarity.measure(features, annotations, parameters)
+    with pytest.raises(UserError, match="norms is 'both'"):
+        norm_similarity.Parameters(norms="both")
+
+
+@pytest.mark.parametrize("kind", ["own", "published"])
+def test_blocks_of_the_pair_histogram_make_no_difference(monkeypatch, kind):
+    features, annotations = made_study()
+    parameters = norm_similarity.Parameters(tokens=40, bins=9, norms=kind)
     whole = norm_similarity.measure(features, annotations, parameters)
     monkeypatch.setattr(norm_similarity, "BLOCK", 7)
     assert norm_similarity.measure(features, annotations, parameters).equals(whole)

@@ -218,15 +218,19 @@ def drawn(**options):
 def test_lines_hold_the_test_scores_and_the_rule_the_chosen_threshold():
     result = drawn()
     panels = result.spec["vconcat"][0]["hconcat"]
-    assert [panel["title"]["text"] for panel in panels] == ["p", "q"]
-    values = [result.spec["datasets"][layer["data"]["name"]] for layer in panels[0]["layer"]]
+    held = [
+        [result.spec["datasets"][layer["data"]["name"]] for layer in panel["layer"]]
+        for panel in panels
+    ]
+    assert [one[-1] for one in held] == [[{"heading": "p"}], [{"heading": "q"}]]
+    values = held[0]
     points = values[2]
     expected = result.table.filter(model="p", position=THIN, split="test")
     assert [(p["score"], p["threshold"], p["value"]) for p in points] == expected.select(
         "score", "threshold", "value"
     ).rows()
     assert values[1] == [{"threshold": expected.filter("chosen")["threshold"][0]}]
-    places = [end["at"] for end in values[-1]]
+    places = [end["at"] for end in values[-2]]
     assert np.diff(places).min() >= 13 / 200 - 1e-9
     assert 0 < min(places) <= max(places) < 1
 

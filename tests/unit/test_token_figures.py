@@ -1,11 +1,13 @@
 import itertools
+import re
+from xml.etree import ElementTree
 
 import numpy as np
 import polars as pl
 import pytest
 import tables
 from reprscope.errors import UserError
-from reprscope.figures import norm_maps
+from reprscope.figures import norm_maps, render
 from reprscope.figures.labels import block_label
 from reprscope.figures.theme import SCHEMES
 from test_figures import draw, hover, image_at, marks
@@ -131,6 +133,64 @@ def test_histograms_are_pictures_of_the_tables_cells_in_their_place():
             assert np.abs(pixel_of(row, *place, shape) - drawn[place]).max() < 2.5
 
 
+def test_a_narrower_axis_leaves_out_what_lies_beyond_it():
+    table = tables.histograms()
+    spec = draw("histograms", table, x_domain=[-0.4, 0.6])
+    for part, (row,) in marks(spec, "image"):
+        cells = table.filter(
+            pl.col("position").map_elements(block_label, pl.String) == row["block"],
+            timestep=int(row["timestep"].removeprefix("t = ")),
+        ).filter((pl.col("similarity") > -0.5) & (pl.col("similarity") < 0.5))
+        assert part["encoding"]["x"]["scale"]["domain"] == [-0.4, 0.6]
+        assert row["x"] == cells["similarity"].min()
+        drawn = (image_at(row) < 250).any(axis=2)
+        columns = round((cells["similarity_end"].max() - row["x"]) / 0.2)
+        across = drawn.shape[1] // columns
+        rows = round((row["y"] - cells["norm"].min()) / (cells["norm_end"] - cells["norm"])[0])
+        down = drawn.shape[0] // rows
+        # As many cells have a colour as there are in the table between the ends.
+        assert drawn[down // 2 :: down, across // 2 :: across].sum() == len(cells)
+    # A panel whose cells all lie beyond is as empty as one without cells.
+    assert len(marks(draw("histograms", table, x_domain=[1.5, 2]), "image")) == 0
+
+
+def test_the_diagonal_ends_where_either_axis_does():
+    table = tables.histograms().filter(position="mid_block", timestep=0)
+    square = table.with_columns(norm=pl.col("similarity") + 0.4, norm_end="similarity_end")
+    square = square.with_columns(norm_end=pl.col("norm") + 0.2)
+    spec = draw("histograms", square.unique(["similarity", "norm"]), diagonal=True)
+    ((_, ends),) = marks(spec, "line")
+    assert [end["x"] for end in ends] == [end["y"] for end in ends]
+    assert ends[0]["x"] == pytest.approx(max(square["similarity"].min(), square["norm"].min()))
+    assert ends[1]["x"] == pytest.approx(
+        min(square["similarity_end"].max(), square["norm_end"].max())
+    )
+
+
+@pytest.mark.parametrize(
+    ("kind", "headings"),
+    [("histograms", ["t = 0", "t = 50"]), ("lines_by_threshold", tables.MODELS)],
+)
+def test_headings_of_panels_stand_on_one_line(kind, headings):
+    svg = render.svg(draw(kind))
+    heights = {}
+    for text in headings:
+        # Where a text stands is the sum of the moves of the groups around it.
+        (element,) = [e for e in walk(ElementTree.fromstring(svg)) if e[0].text == text]
+        heights[text] = element[1]
+    assert len(set(heights.values())) == 1, heights
+
+
+def walk(element, above=0.0):
+    """All elements with text, and their vertical place."""
+    moved = re.match(r"translate\([-\d.]+,([-\d.]+)\)", element.get("transform", ""))
+    here = above + float(moved[1] if moved else 0)
+    if element.text and element.text.strip():
+        yield element, here
+    for child in element:
+        yield from walk(child, here)
+
+
 def test_only_outer_panels_have_axes():
     spec = draw("histograms", diagonal=True)
     for number, line in enumerate(spec["vconcat"]):
@@ -171,6 +231,32 @@ def test_a_glance_shows_both_similarities_and_the_norm_of_every_block():
         for token in mine.iter_rows(named=True):
             value = row[metric][token["row"] * row["columns"] + token["col"]]
             assert value == pytest.approx(token[metric], abs=1e-4)
+
+
+def test_a_glance_has_one_scale_of_similarities_and_one_of_each_norm():
+    table = tables.glance()
+    spec = draw("at_a_glance", table, positions=["mid_block", "up_blocks.1"])
+    maps = table.filter(pl.col("kind") == "map")
+    maps = maps.filter(pl.col("position").is_in(["mid_block", "up_blocks.1"]))
+    low = np.floor(maps["similarity"].min() * 10) / 10
+    texts = [row["text"] for _, rows in marks(spec, "text") for row in rows if "text" in row]
+    pictures = [p for p in marks(spec, "image")[0][1] if "block" in p]
+    assert len(pictures) == 2 * 3
+    for picture in pictures:
+        metric = "similarity" if "task" in picture else "norm"
+        tokens = maps.filter(
+            pl.col("position").map_elements(block_label, pl.String) == picture["block"],
+            pl.col("task") == picture.get("task", "corner"),
+        )
+        ends = (low, 1.0)
+        if metric == "norm":
+            ends = tokens["norm"].min(), tokens["norm"].max()
+            assert f"{ends[0]:.3g} to {ends[1]:.3g}" in texts
+        shape = tokens["row"].max() + 1, tokens["col"].max() + 1
+        for token in tokens.iter_rows(named=True):
+            expected = colour((token[metric] - ends[0]) / (ends[1] - ends[0]))
+            found = pixel_of(picture, token["row"], token["col"], shape)
+            assert np.abs(found - expected).max() < 2.5
 
 
 def test_a_glance_marks_both_tokens_with_letters():

@@ -72,7 +72,7 @@ def test_a_killed_job_leaves_no_half_file_and_a_second_run_ends_in_the_same_tabl
     for pid in wait_for(lambda: scripts(script, project.folder), process):
         os.kill(pid, signal.SIGKILL)
     # Rules with `retries` go on by themselves; the others end the run.
-    assert (process.wait() == 0) == (script in ("encode_images.py", "extract.py"))
+    assert (process.wait() == 0) == (script in ("encode_images.py", "extract.py", "evaluate.py"))
     left = {path for folder in removed for path in folder.rglob("*") if path.is_file()}
     assert all(".part-" in path.name for path in left - whole)
     project.run()

@@ -25,6 +25,7 @@ import polars as pl
 
 from reprscope.errors import UserError
 from reprscope.models.positions import spell
+from reprscope.parameters import check_whole
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -77,8 +78,7 @@ class Detection:
     labels: str | None = None
 
     def __post_init__(self) -> None:
-        if not isinstance(self.pool, int) or self.pool < 1:
-            raise UserError(f"pool is {self.pool!r}; write a whole number from 1.")
+        check_whole(self, "pool")
         for name in ("threshold", "ratio"):
             value = getattr(self, name)
             if not isinstance(value, int | float) or value <= 0:

@@ -48,6 +48,20 @@ def build(kind: type[Settings], values: Mapping[str, Any], *, entry: str) -> Set
         raise UserError(f"{entry}: {error}") from error
 
 
+def check_whole(settings: Any, *names: str, least: int = 1) -> None:
+    """Check that fields of a settings dataclass are whole numbers of at least ``least``.
+
+    Raises
+    ------
+    UserError
+        If one is not; names it.
+    """
+    for name in names:
+        value = getattr(settings, name)
+        if not isinstance(value, int) or value < least:
+            raise UserError(f"{name} is {value!r}; write a whole number from {least}.")
+
+
 def _convert(value: Any, hint: Any, *, entry: str) -> Any:
     origin, choices = get_origin(hint), get_args(hint)
     if hint is Any:

@@ -323,6 +323,17 @@ class Study:
         UserError
             If a position is in no set that stores what the task can use.
         """
+        # Asked for every job that is planned.
+        key = (self.kind(experiment), experiment.positions, model)
+        if key not in self._hooksets_of:
+            self._hooksets_of[key] = self._choose_hooksets(experiment, model)
+        return self._hooksets_of[key]
+
+    @cached_property
+    def _hooksets_of(self) -> dict[tuple[str, tuple[str, ...], str], list[str]]:
+        return {}
+
+    def _choose_hooksets(self, experiment: Experiment, model: str) -> list[str]:
         accepted = tasks.load(self.kind(experiment)).STORES
         usable = {
             name: set(hookset.resolve(self.models[model]))

@@ -234,6 +234,19 @@ def haloed(chart: alt.Chart, **text: Any) -> list[alt.Chart]:
     return [chart.mark_text(aria=False, **rim, **text), chart.mark_text(**text)]
 
 
+def heading(text: str, theme: Theme, *, width: float, **mark: Any) -> alt.Chart:
+    """Text above the middle of a panel ``width`` pixels wide; ``mark`` are properties of the mark.
+
+    A title would stand above the panel's axis, and so higher where a panel has labels at the top.
+    """
+    chart: alt.Chart = (
+        alt.Chart(alt.InlineData(values=[{"heading": text}]))
+        .mark_text(dy=-8, baseline="bottom", color=theme.ink, **mark)
+        .encode(x=alt.value(width / 2), y=alt.value(0), text="heading:N")
+    )
+    return chart
+
+
 def block_legend(blocks: Sequence[str], theme: Theme) -> alt.Legend:
     """Legend of blocks beside the panels; of many layers below them, line by line."""
     look: dict[str, Any] = {

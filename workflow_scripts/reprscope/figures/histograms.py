@@ -163,6 +163,10 @@ def _panel(
         )
     x = alt.X("x:Q", scale=alt.Scale(domain=x_domain, nice=False), axis=x_axis)
     y = alt.Y("y:Q", scale=alt.Scale(domain=y_domain, nice=False), axis=y_axis)
+    cells = cells.filter(
+        (pl.col(options.x) >= x_domain[0] - 1e-9)
+        & (pl.col(f"{options.x}_end") <= x_domain[1] + 1e-9)
+    )
     layers = [
         alt.Chart(alt.InlineData(values=[{"x": x_domain[0], "y": y_domain[1]}]))
         .mark_rect(fill=None, stroke=theme.grid, aria=False)
@@ -183,16 +187,10 @@ def _panel(
             .mark_line(strokeDash=[4, 3], strokeWidth=1, color=theme.muted, aria=False)
             .encode(x=x, y=y)
         )
+    if titles[0]:
+        layers.append(frames.heading(titles[0], theme, width=width, fontSize=theme.font_size))
     panel: alt.LayerChart = alt.LayerChart(
-        layer=layers,
-        name=label,
-        width=width,
-        height=options.height,
-        title=alt.Title(
-            titles[0], anchor="middle", fontSize=theme.font_size, fontWeight=400, offset=4
-        )
-        if titles[0]
-        else alt.Undefined,
+        layer=layers, name=label, width=width, height=options.height
     ).resolve_scale(color="independent")
     return panel
 
@@ -209,27 +207,21 @@ def _image(
     theme: Theme,
 ) -> alt.Chart:
     """The histogram as one picture in the place of its cells."""
-    inside = cells.filter(
-        (pl.col(options.x) >= x_domain[0] - 1e-9)
-        & (pl.col(f"{options.x}_end") <= x_domain[1] + 1e-9)
-    )
-    left, right = _ends(inside, options.x)
-    bottom, top = _ends(inside, options.y)
-    rgb = _raster(inside, weights, options, theme)
+    left, right = _ends(cells, options.x)
+    bottom, top = _ends(cells, options.y)
+    rgb = _raster(cells, weights, options, theme)
     shown = (right - left) / (x_domain[1] - x_domain[0]) * width
     tall = (top - bottom) / (y_domain[1] - y_domain[0]) * options.height
     counted: dict[str, Any] = {
-        column: int(inside[column][0])
-        for column in ("images", "tokens")
-        if column in inside.columns
+        column: int(cells[column][0]) for column in ("images", "tokens") if column in cells.columns
     }
     row: dict[str, Any] = {
         "x": left,
         "y": top,
         "url": png_url(rgb, shown),
-        options.column: name(options.column, inside[options.column][0]),
+        options.column: name(options.column, cells[options.column][0]),
         "block" if options.rows == "position" else options.rows: name(
-            options.rows, inside[options.rows][0]
+            options.rows, cells[options.rows][0]
         ),
         **counted,
     }

@@ -75,10 +75,7 @@ def draw(table: pl.DataFrame, options: Options, theme: Theme) -> alt.TopLevelMix
             theme=theme,
             width=width,
             first=number % columns == 0,
-        ).properties(
-            title=alt.Title(
-                str(panel), anchor="middle", frame="group", fontSize=theme.font_size + 1, offset=6
-            )
+            heading=str(panel),
         )
         for number, panel in enumerate(panels)
     ]
@@ -88,7 +85,7 @@ def draw(table: pl.DataFrame, options: Options, theme: Theme) -> alt.TopLevelMix
 
 
 def _panel(
-    rows: pl.DataFrame, *, options: Options, theme: Theme, width: int, first: bool
+    rows: pl.DataFrame, *, options: Options, theme: Theme, width: int, first: bool, heading: str
 ) -> alt.LayerChart:
     scores = frames.distinct(rows, "score")
     colours = theme.series_colours(scores)
@@ -150,6 +147,8 @@ def _panel(
                 x=alt.value(width / 2), y=alt.value(options.height / 2), text="text:N"
             )
         )
+    bold = {"fontSize": theme.font_size + 1, "fontWeight": 600}
+    layers.append(frames.heading(heading, theme, width=width, **bold))
     return alt.LayerChart(layer=layers, width=width, height=options.height)
 
 

@@ -62,7 +62,8 @@ class Task(Protocol):
 
     # Optional: ``companions(parameters)``, see :func:`companions`; ``relate(table, parameters)``,
     # which adds to an experiment's table what follows from several measurements together, by the
-    # parameters of each task; ``findings(table)``, see :mod:`reprscope.findings`.
+    # parameters of each task; ``findings(table)``, see :mod:`reprscope.findings`;
+    # ``minutes(parameters, positions)``, see :func:`minutes`.
 
     def summarise(self, measurements: pl.DataFrame, parameters: Any, /) -> pl.DataFrame:
         """Aggregate measurements, with intervals, keeping the column ``position``."""
@@ -122,3 +123,22 @@ def companions(kind: str, parameters: Any) -> Mapping[str, Mapping[str, Any]]:
             if key not in CHANGES:
                 raise UserError(f"{key} cannot differ; use some of: {', '.join(CHANGES)}.")
     return dict(sorted(named.items()))
+
+
+def minutes(kind: str, parameters: Any, positions: int) -> int:
+    """Minutes that a measurement may take beside what all take for reading and computing.
+
+    Parameters
+    ----------
+    kind
+        Name of the task.
+    parameters
+        Its settings.
+    positions
+        Number of positions that it is measured at.
+
+    Returns
+    -------
+    What the task's function ``minutes(parameters, positions)`` says, 0 for a task without one.
+    """
+    return int(getattr(load(kind), "minutes", lambda *_: 0)(parameters, positions))

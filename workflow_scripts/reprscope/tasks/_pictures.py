@@ -10,10 +10,12 @@ import polars as pl
 
 from reprscope.data.canonical import encode_png
 from reprscope.errors import UserError
+from reprscope.parameters import check_whole
+from reprscope.tasks import PICTURE
 from reprscope.views import View
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -39,8 +41,7 @@ class Choice:
     def __post_init__(self) -> None:
         # A study's list becomes a tuple here, so that it cannot be changed.
         object.__setattr__(self, "images", tuple(self.images))
-        if not isinstance(self.count, int) or self.count < 1:
-            raise UserError(f"count is {self.count!r}; write a whole number from 1.")
+        check_whole(self, "count")
 
 
 def choose(
@@ -75,6 +76,39 @@ def choose(
     if not chosen:
         raise UserError(f"{kind}: the dataset has no test images; name some in `images`.")
     return chosen
+
+
+def pictures(
+    schema: Mapping[str, Any],
+    representations: Representations,
+    annotations: Annotations,
+    images: Sequence[str],
+    *,
+    further: Mapping[str, Mapping[str, Any]] | None = None,
+) -> list[pl.DataFrame]:
+    """A frame of ``kind`` "image" for each image, at position "image", with its picture as ``png``.
+
+    Parameters
+    ----------
+    schema
+        Columns of the frames.
+    representations, annotations
+        Features and dataset.
+    images
+        Names of the images.
+    further
+        Further columns by image.
+    """
+    return [
+        frame(
+            schema,
+            position=PICTURE,
+            kind="image",
+            png=encoded_png(representations, annotations, image),
+            **{"image_id": [image], **(further or {}).get(image, {})},
+        )
+        for image in images
+    ]
 
 
 def finite_tokens(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from reprscope.errors import UserError
 from reprscope.seeds import item_seed
 from reprscope.tasks._pictures import finite_tokens
 
@@ -43,6 +44,20 @@ class Sample:
     cols: NDArray[np.int64]
     norms: NDArray[np.float64]
     largest: float
+
+
+def several_images(representations: Representations, *, kind: str) -> list[str]:
+    """Names of all images, sorted.
+
+    Raises
+    ------
+    UserError
+        If there are fewer than two, so that there are no pairs of them.
+    """
+    images = sorted(representations.image_ids)
+    if len(images) < 2:
+        raise UserError(f"{kind}: one image has no pairs; use a dataset with two or more.")
+    return images
 
 
 def draw(

@@ -30,10 +30,10 @@ from reprscope.anomalies import (
     patch_means,
     scores,
 )
-from reprscope.errors import UserError
 from reprscope.figures.labels import block_label
 from reprscope.findings import CONDITION, Findings
 from reprscope.metrics import ratios
+from reprscope.parameters import check_whole
 from reprscope.seeds import item_seed
 from reprscope.tasks._pictures import finite_tokens, frame
 
@@ -78,8 +78,7 @@ class Parameters(Detection):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not isinstance(self.bootstrap, int) or self.bootstrap < 1:
-            raise UserError(f"bootstrap is {self.bootstrap!r}; write a whole number from 1.")
+        check_whole(self, "bootstrap")
 
 
 def measure(

@@ -38,6 +38,7 @@ from reprscope.figures.labels import block_label
 from reprscope.findings import CONDITION, Findings
 from reprscope.metrics import ratios
 from reprscope.models.positions import spell
+from reprscope.parameters import check_whole
 from reprscope.seeds import item_seed
 from reprscope.tasks._pictures import finite_tokens, frame
 
@@ -117,10 +118,13 @@ class Parameters(Detection):
             value = getattr(self, name)
             if value is not None and (not isinstance(value, int | float) or value <= 0):
                 raise UserError(f"{name} is {value!r}; write a positive number.")
-        for name in ("batch", "steps", "bootstrap"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
-                raise UserError(f"{name} is {value!r}; write a whole number from 1.")
+        check_whole(self, "batch", "steps", "bootstrap")
+
+
+def minutes(parameters: Parameters, positions: int) -> int:
+    """An hour for each position in the published form, see :func:`reprscope.tasks.minutes`."""
+    published = parameters.form == "published"
+    return 60 * (len(parameters.positions) or positions) if published else 0
 
 
 @dataclass(frozen=True)

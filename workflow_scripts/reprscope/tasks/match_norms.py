@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import polars as pl
 
-from reprscope.errors import UserError
 from reprscope.findings import Findings, where
 from reprscope.metrics import LEVEL, bootstrap_ratio
+from reprscope.parameters import check_whole
 from reprscope.seeds import item_seed
 from reprscope.similarity import nearest, normalise
 from reprscope.tasks._pictures import finite_tokens, frame
-from reprscope.tasks._samples import draw, histogram
+from reprscope.tasks._samples import draw, histogram, several_images
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -87,10 +87,8 @@ class Parameters:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, least in (("tokens", 1), ("bins", 2), ("bootstrap", 1)):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < least:
-                raise UserError(f"{name} is {value!r}; write a whole number from {least}.")
+        check_whole(self, "tokens", "bootstrap")
+        check_whole(self, "bins", least=2)
 
 
 def measure(
@@ -119,9 +117,7 @@ def measure(
     UserError
         If there are fewer than two images, or a feature is not finite.
     """
-    images = sorted(representations.image_ids)
-    if len(images) < 2:
-        raise UserError("match_norms: one image has no others; use a dataset with two or more.")
+    images = several_images(representations, kind="match_norms")
     return pl.concat(
         _matches(representations, position, images, parameters)
         for position in representations.positions

@@ -1,7 +1,8 @@
 """How similar two tokens of different images are, and how long: a histogram over pairs.
 
 Thesis, figure 39: cosine similarity of two tokens against the mean of their norms. The published
-histogram pairs each similarity with the norms of the transposed pair; here they belong together.
+histogram pairs each similarity with the norms of the transposed pair, so that what tokens of a high
+norm resemble is lost; here they belong together. ``norms: published`` pairs them so.
 """
 
 from __future__ import annotations
@@ -13,9 +14,10 @@ import numpy as np
 import polars as pl
 
 from reprscope.errors import UserError
+from reprscope.parameters import check_whole
 from reprscope.similarity import normalise
 from reprscope.tasks._pictures import frame
-from reprscope.tasks._samples import draw, histogram
+from reprscope.tasks._samples import draw, histogram, several_images
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -27,6 +29,7 @@ NEEDS: Final[frozenset[str]] = frozenset()
 STORES: Final = frozenset({"tokens"})
 PROTOCOL: Final[frozenset[str]] = frozenset()
 
+NORMS: Final = ("own", "published")
 BLOCK: Final = 512
 """Rows of the similarity matrix that are held at a time."""
 
@@ -56,17 +59,20 @@ class Parameters:
         Cells of the histogram along each side.
     seed
         Seed of the draw.
+    norms
+        ``own``: of the two tokens that are compared. ``published``: of token i and j of two images,
+        those of token j of the first and i of the second, as in the thesis.
     """
 
     tokens: int = 2000
     bins: int = 100
     seed: int = 0
+    norms: str = "own"
 
     def __post_init__(self) -> None:
-        for name in ("tokens", "bins"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < 2:
-                raise UserError(f"{name} is {value!r}; write a whole number from 2.")
+        check_whole(self, "tokens", "bins", least=2)
+        if self.norms not in NORMS:
+            raise UserError(f"norms is {self.norms!r}; use one of: {', '.join(NORMS)}.")
 
 
 def measure(
@@ -93,11 +99,10 @@ def measure(
     Raises
     ------
     UserError
-        If there are fewer than two images, or a feature is not finite.
+        If there are fewer than two images, a feature is not finite, or the published norms are
+        asked for of images of different sizes.
     """
-    images = sorted(representations.image_ids)
-    if len(images) < 2:
-        raise UserError("norm_similarity: one image has no pairs; use a dataset with two or more.")
+    images = several_images(representations, kind="norm_similarity")
     frames = []
     for position in representations.positions:
         samples = draw(
@@ -117,6 +122,7 @@ def measure(
             np.repeat(np.arange(len(samples)), [len(sample.norms) for sample in samples]),
             similarity_edges=similarity_edges,
             norm_edges=norm_edges,
+            transposed=parameters.norms == "published",
         )
         rows, cols = counts.nonzero()
         frames.append(
@@ -143,6 +149,7 @@ def pair_histogram(
     *,
     similarity_edges: NDArray[np.float64],
     norm_edges: NDArray[np.float64],
+    transposed: bool = False,
 ) -> NDArray[np.int64]:
     """Histogram of all unordered pairs of tokens of different images.
 
@@ -156,11 +163,24 @@ def pair_histogram(
         (n,) numbers of their images, ascending.
     similarity_edges, norm_edges
         Evenly spaced.
+    transposed
+        Take for tokens i and j of two images the norms of j and i.
 
     Returns
     -------
     (norms, similarities) counts.
+
+    Raises
+    ------
+    UserError
+        If ``transposed`` and images have different numbers of tokens.
     """
+    each = len(image) // (image[-1] + 1)
+    if transposed and (np.bincount(image) != each).any():
+        raise UserError(
+            "norm_similarity: images have different numbers of tokens, so that there is no "
+            "transposed pair; use images of one size, or `norms: own`."
+        )
     # In float64, so that no pair changes its cell with the order in which products are summed.
     unit = normalise(tokens).astype(np.float64)
     counts = np.zeros((len(norm_edges) - 1, len(similarity_edges) - 1), dtype=np.int64)
@@ -170,9 +190,12 @@ def pair_histogram(
         if not len(first):
             continue
         similarity = unit[part] @ unit.T
+        one, other = first + start, second
+        if transposed:
+            one, other = image[one] * each + other % each, image[other] * each + one % each
         counts += histogram(
             similarity[first, second],
-            (norms[part][first] + norms[second]) / 2,
+            (norms[one] + norms[other]) / 2,
             x_edges=similarity_edges,
             y_edges=norm_edges,
         )

@@ -13,12 +13,11 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import polars as pl
 
-from reprscope.errors import UserError
 from reprscope.findings import Findings, where
 from reprscope.metrics import LEVEL, bootstrap_ratio
+from reprscope.parameters import check_whole
 from reprscope.seeds import item_seed
-from reprscope.tasks import PICTURE
-from reprscope.tasks._pictures import Choice, choose, encoded_png, finite_tokens, frame
+from reprscope.tasks._pictures import Choice, choose, finite_tokens, frame, pictures
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -65,8 +64,7 @@ class Parameters(Choice):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not isinstance(self.bootstrap, int) or self.bootstrap < 1:
-            raise UserError(f"bootstrap is {self.bootstrap!r}; write a whole number from 1.")
+        check_whole(self, "bootstrap")
 
 
 def measure(
@@ -99,10 +97,7 @@ def measure(
     """
     chosen = choose(representations, annotations, parameters, kind="norms")
     images = sorted(representations.image_ids)
-    frames = []
-    for image in chosen:
-        png = encoded_png(representations, annotations, image)
-        frames.append(frame(_SCHEMA, image_id=[image], position=PICTURE, kind="image", png=png))
+    frames = pictures(_SCHEMA, representations, annotations, chosen)
     for position in representations.positions:
         maps = {image: _norms(representations, position, image) for image in images}
         frames += [_map(position, maps[image], kind="map", image_id=image) for image in chosen]

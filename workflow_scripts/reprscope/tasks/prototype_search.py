@@ -22,6 +22,7 @@ from reprscope.anomalies import Detection, covered, find, patch_means
 from reprscope.errors import UserError
 from reprscope.findings import CONDITION, Findings, interval, where
 from reprscope.metrics import ratios
+from reprscope.parameters import check_whole
 from reprscope.seeds import item_seed
 from reprscope.similarity import cosine
 from reprscope.tasks._pictures import finite_tokens, frame
@@ -88,8 +89,7 @@ class Parameters(Detection):
                 f"thresholds is {list(self.thresholds)}; "
                 "list at least one number from -1 to 1, and each only once."
             )
-        if not isinstance(self.bootstrap, int) or self.bootstrap < 1:
-            raise UserError(f"bootstrap is {self.bootstrap!r}; write a whole number from 1.")
+        check_whole(self, "bootstrap")
         if "dataset" not in self.prototype and (self.prototype or self.prototype_labels):
             raise UserError(
                 "prototype has no dataset; write `prototype: {dataset: NAME}`, or leave it and "

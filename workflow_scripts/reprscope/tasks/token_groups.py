@@ -29,6 +29,7 @@ from reprscope.coordinates import Affine
 from reprscope.errors import UserError
 from reprscope.findings import Findings, where
 from reprscope.metrics import LEVEL, bootstrap_ratio
+from reprscope.parameters import check_whole
 from reprscope.seeds import item_seed
 from reprscope.similarity import normalise
 from reprscope.tasks._pictures import finite_tokens
@@ -107,8 +108,7 @@ class Parameters:
             raise UserError(f"crops is {list(self.crops)}; list at least one view, each once.")
         if self.counts not in COUNTS:
             raise UserError(f"counts is {self.counts!r}; use one of: {', '.join(COUNTS)}.")
-        if not isinstance(self.bootstrap, int) or self.bootstrap < 1:
-            raise UserError(f"bootstrap is {self.bootstrap!r}; write a whole number from 1.")
+        check_whole(self, "bootstrap")
 
 
 def companions(parameters: Parameters) -> dict[str, dict[str, str]]:

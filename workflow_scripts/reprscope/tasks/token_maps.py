@@ -13,8 +13,8 @@ import numpy as np
 import polars as pl
 
 from reprscope.errors import UserError
-from reprscope.tasks import PICTURE
-from reprscope.tasks._pictures import Choice, choose, encoded_png, finite_tokens, frame
+from reprscope.parameters import check_whole
+from reprscope.tasks._pictures import Choice, choose, finite_tokens, frame, pictures
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -63,8 +63,7 @@ class Parameters(Choice):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not isinstance(self.clusters, int) or self.clusters < 1:
-            raise UserError(f"clusters is {self.clusters!r}; write a whole number from 1.")
+        check_whole(self, "clusters")
         if not isinstance(self.seed, int) or not 0 <= self.seed < 2**32:
             raise UserError(f"seed is {self.seed!r}; write a whole number from 0 to 2**32 - 1.")
 
@@ -96,10 +95,8 @@ def measure(
         If an image has no features, or a feature is not finite.
     """
     images = choose(representations, annotations, parameters, kind="token_maps")
-    frames = []
+    frames = pictures(_SCHEMA, representations, annotations, images)
     for image in images:
-        png = encoded_png(representations, annotations, image)
-        frames.append(frame(_SCHEMA, image_id=[image], position=PICTURE, kind="image", png=png))
         for position in representations.positions:
             tokens = finite_tokens(representations, position, image, kind="token_maps")
             rows, cols = np.indices(tokens.shape[:2]).reshape(2, -1)

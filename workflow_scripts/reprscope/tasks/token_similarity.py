@@ -17,8 +17,7 @@ import polars as pl
 from reprscope.coordinates import token_index
 from reprscope.errors import UserError
 from reprscope.similarity import MEASURES, centre_of, compare
-from reprscope.tasks import PICTURE
-from reprscope.tasks._pictures import Choice, choose, encoded_png, finite_tokens, frame
+from reprscope.tasks._pictures import Choice, choose, finite_tokens, frame, pictures
 
 if TYPE_CHECKING:
     from reprscope.data.canonical import Annotations
@@ -129,16 +128,7 @@ def measure(
         }
         for image, source in sources.items()
     }
-    frames = [
-        frame(
-            _SCHEMA,
-            position=PICTURE,
-            kind="image",
-            png=encoded_png(representations, annotations, image),
-            **shared[image],
-        )
-        for image in images
-    ]
+    frames = pictures(_SCHEMA, representations, annotations, images, further=shared)
     for position in representations.positions:
         maps = {
             image: finite_tokens(representations, position, image, kind="token_similarity")
