@@ -226,7 +226,6 @@ SAME = [
     ({"kind": "position_probe"}, PAPER, []),
     (PROBE, PAPER | {"datasets": ["food"]}, []),
     (PROBE, PAPER | {"protocols": ["standard"]}, []),
-    (PROBE, PAPER | {"positions": ["up[0] res[2]"]}, []),  # the paper's list lacks it
     (GROUPS, PAPER, SAME_GROUPS),
     (GROUPS | {"counts": "exact"}, PAPER, []),
     (NORMS, PAPER, NORM),
