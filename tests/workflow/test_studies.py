@@ -186,7 +186,8 @@ def _published_values_have_a_row(study, name, experiment, table):
     for match in matches(study, experiment, FOLDER):
         rows = published.renamed(published.values(index[match.entry], FOLDER), match)
         named, keys = published.aligned(rows, table, match.entry)
-        assert not named.join(table, on=keys).select(keys).is_duplicated().any()
+        if "position" in keys:  # baselines see no features and are alike at all positions
+            assert not named.join(table, on=keys).select(keys).is_duplicated().any()
         missing = named.join(table, on=keys, how="anti")
         assert len(missing) < len(named)
         if (index[match.entry].study, index[match.entry].experiment) == (name, experiment.name):
