@@ -357,6 +357,34 @@ def places() -> pl.DataFrame:
     return pl.DataFrame(rows)
 
 
+def predicted_places(models=MODELS[:1], positions=("mid_block", "up_blocks.0")) -> pl.DataFrame:
+    """Places of the tokens of an image on maps that are wider than high, and some scores."""
+    rng = np.random.default_rng(11)
+    frames = []
+    for model in models:
+        name = {"image_id": "menagerie-00000", "split": "test"}
+        image = keys(model, 50, "image") | name | {"kind": "image", "png": picture(24, 16)}
+        score = keys(model, 50, "mid_block") | {"kind": "score", "split": "test", "accuracy": 0.5}
+        frames += [pl.DataFrame([score]), pl.DataFrame([image])]
+        for position in positions:
+            shape = (GRIDS[position], GRIDS[position] + 2)
+            rows, cols = np.indices(shape).reshape(2, -1)
+            for estimator in ("classification", "regression"):
+                found = [rng.integers(0, length, len(rows)).astype(float) for length in shape]
+                if estimator == "regression":
+                    found = [axis + rng.normal(0, 0.4, len(rows)) for axis in (rows, cols)]
+                tokens = pl.DataFrame({"row": rows, "col": cols}).with_columns(
+                    predicted_row=pl.Series(found[0]), predicted_col=pl.Series(found[1])
+                )
+                common = keys(model, 50, position) | name | {"kind": "map", "estimator": estimator}
+                frames.append(
+                    tokens.sample(fraction=1, shuffle=True, seed=3).with_columns(
+                        pl.lit(value).alias(key) for key, value in common.items()
+                    )
+                )
+    return pl.concat(frames, how="diagonal_relaxed")
+
+
 def differences() -> pl.DataFrame:
     """Position bias with noise shared by all images and with noise drawn for each."""
     rng = np.random.default_rng(10)

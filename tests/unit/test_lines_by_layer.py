@@ -155,9 +155,98 @@ def test_values_that_cannot_be_drawn_leave_gaps_and_are_counted():
     assert 0 < low < kept["accuracy"].min() and high > kept["high"].max()
     linear = draw("lines_by_layer", table)
     assert marks(linear, "line")[0][0]["encoding"]["y"]["scale"]["domain"][0] < -0.2
-    nothing = table.with_columns(accuracy=pl.lit(-1.0))
-    with pytest.raises(UserError, match="No value of accuracy is positive"):
-        draw("lines_by_layer", nothing, log=True)
+
+
+@pytest.mark.parametrize("value", [None, -1.0, float("nan")])
+@pytest.mark.parametrize("rule", ["", 1.0, "chance", "low"])
+def test_no_value_at_all_is_an_empty_chart_that_says_so(value, rule):
+    """Nothing found is a finding, as in a model without anomalies, and no mistake."""
+    table = tables.layers().with_columns(
+        pl.lit(value, pl.Float64).alias(name) for name in ("accuracy", "low", "high")
+    )
+    spec = draw("lines_by_layer", table, log=True, rule=rule, panel="model", series="seed")
+    texts = [row["text"] for _, rows in marks(spec, "text") for row in rows if "text" in row]
+    assert texts.count("no value is positive") == 2
+    drawn = [
+        r["accuracy"] for p, rows in marks(spec, "line") if "accuracy" in rows[0] for r in rows
+    ]
+    assert set(drawn) == {None}
+    low, high = marks(spec, "point")[0][0]["encoding"]["y"]["scale"]["domain"]
+    assert 0 < low < high
+    assert f"{len(table)} values not positive" in spec["description"]
+    assert "Lowest" not in spec["description"]
+    assert "<svg" in render.svg(spec)
+
+
+def test_only_a_panel_without_a_value_says_so():
+    table = tables.layers().with_columns(
+        accuracy=pl.when(pl.col("model") == "nano-sd").then("accuracy")
+    )
+    spec = draw("lines_by_layer", table, panel="model", series="seed")
+    texts = [row["text"] for _, rows in marks(spec, "text") for row in rows if "text" in row]
+    assert texts.count("no value is finite") == 1
+    assert f"{len(tables.LAYERS)} values not finite" in spec["description"]
+
+
+def published(values: dict[str, float | None]) -> pl.DataFrame:
+    """The table of layers with published values of one model."""
+    table = tables.layers()
+    names = [
+        values.get(position) if model == "nano-sd" else None
+        for model, position in table.select("model", "position").iter_rows()
+    ]
+    return table.with_columns(
+        published_accuracy=pl.Series(names, dtype=pl.Float64),
+        published_accuracy_from=pl.lit("paper, figure 2"),
+    )
+
+
+def circles(spec: dict) -> list[dict]:
+    """Rows of the marks of published values that are drawn."""
+    found = [
+        (part, rows)
+        for part, rows in marks(spec, "point")
+        if part["encoding"]["y"]["field"] == "published_accuracy"
+    ]
+    assert all("isValid" in part["transform"][0]["filter"] for part, _ in found)
+    return [r for _, rows in found for r in rows if r["published_accuracy"] is not None]
+
+
+def test_published_values_are_circles_in_the_colour_of_their_line():
+    values = {position: 0.01 * (n + 1) for n, position in enumerate(tables.LAYERS[:5])}
+    spec = draw("lines_by_layer", published(values))
+    drawn = circles(spec)
+    assert {(r["order"], r["published_accuracy"]) for r in drawn} == {
+        (n, 0.01 * (n + 1)) for n in range(5)
+    }
+    assert {r["model"] for r in drawn} == {"nano-sd"}
+    point = marks(spec, "point")[-1][0]
+    line = marks(spec, "line")[0][0]
+    assert point["encoding"]["color"]["scale"] == line["encoding"]["color"]["scale"]
+    assert point["mark"]["filled"] is False
+    assert {t["field"]: t.get("title") for t in point["encoding"]["tooltip"]} == {
+        "layer": None,
+        "model": "model",
+        "published_accuracy": "published",
+        "published_accuracy_from": "in",
+    }
+    assert "Open circles: published (paper, figure 2)." in spec["description"]
+
+
+@pytest.mark.parametrize("log", [False, True])
+def test_published_values_are_within_the_axis_and_only_where_they_can_be_drawn(log):
+    values = {"conv_in": 7.0, "conv_out": -0.5, "mid_block.resnets.0": None}
+    spec = draw("lines_by_layer", published(values), log=log)
+    low, high = marks(spec, "line")[0][0]["encoding"]["y"]["scale"]["domain"]
+    assert high > 7 and (low > 0 if log else low < -0.5)
+    expected = {7.0} if log else {7.0, -0.5}
+    assert {r["published_accuracy"] for r in circles(spec)} == expected
+
+
+def test_a_table_without_published_values_has_no_circles():
+    for table in (tables.layers(), published({})):
+        spec = draw("lines_by_layer", table)
+        assert circles(spec) == [] and "published" not in spec["description"]
 
 
 def test_the_paper_has_these_ticks():

@@ -231,16 +231,69 @@ def test_fewer_tokens_an_image_are_enough_where_position_is_plain():
     assert found["accuracy"].item() > 0.95
 
 
+def held_out_of(annotations: FakeAnnotations, **changes) -> list[str]:
+    """Images that are scored."""
+    parameters = Parameters(**vars(QUICK) | {"least_steps": 0, "epochs": 1} | changes)
+    return measured_images(measure(planted(annotations), annotations, parameters))
+
+
+def measured_images(found: pl.DataFrame) -> list[str]:
+    images = scores(found)
+    assert set(images["split"]) <= {"validation", "test"}
+    return sorted(set(images.filter(pl.col("split") == "test")["image_id"]))
+
+
+def test_a_share_of_the_only_split_is_held_out():
+    annotations = annotated(train=0, test=40)
+    found = measure(planted(annotations), annotations, QUICK)
+    table = scores(summarise(found, QUICK), estimator="classification", coordinates="both")
+    assert table["accuracy"].to_list() == [1.0] * 3
+    held = measured_images(found)
+    assert table["images"].to_list() == [len(held)] * 3
+    # A fifth of 40, drawn: all but one in ten thousand draws are between 1 and 18.
+    assert 1 <= len(held) <= 18
+    # It does not matter which split is the only one.
+    assert held_out_of(annotated(train=40, test=0)) == held
+    # Every image is drawn for itself: without the others it is where it was.
+    fewer = annotated(train=0, test=40)
+    fewer.image_frame = fewer.image_frame.gather_every(2)
+    names = fewer.image_frame["image_id"].to_list()
+    assert held_out_of(fewer) == [name for name in held if name in names]
+    assert held_out_of(annotated(train=0, test=40), seed=1) != held
+
+
+@pytest.mark.parametrize(("share", "number"), [(0.2, 8), (0.5, 20), (0.01, 0)])
+def test_the_last_images_can_be_held_out_as_published(share, number):
+    annotations = annotated(train=0, test=40)
+    annotations.image_frame = annotations.image_frame.sample(fraction=1, shuffle=True, seed=0)
+    if not number:
+        with pytest.raises(UserError, match="test split has no images"):
+            held_out_of(annotations, test_share=share, held_out="last")
+        return
+    last = [f"i{n:03}" for n in range(40 - number, 40)]
+    assert held_out_of(annotations, test_share=share, held_out="last") == last
+
+
+def test_a_datasets_own_splits_are_kept():
+    annotations = annotated(train=6, test=4)
+    for held_out in ("drawn", "last"):
+        assert held_out_of(annotations, test_share=0.9, held_out=held_out) == [
+            f"i{n:03}" for n in range(6, 10)
+        ]
+
+
 def test_mistakes_are_sentences():
     for wrong, said in (
         ({"epochs": 0}, "epochs is 0"),
         ({"learning_rate": 0}, "learning_rate"),
         ({"initialisation": "ones"}, "zeros, uniform"),
         ({"grids": (8, 8)}, "only once"),
+        ({"test_share": 1}, "share between 0 and 1"),
+        ({"held_out": "first"}, "drawn, last"),
     ):
         with pytest.raises(UserError, match=said):
             Parameters(**wrong)
-    annotations = annotated(test=0)
+    annotations = annotated(validation=2, test=0)
     with pytest.raises(UserError, match="test split has no images"):
         measure(planted(annotations), annotations, QUICK)
     annotations = annotated()

@@ -85,6 +85,8 @@ GOLDEN = [
     ("pck-degraded", {"view": "overlay-4", "position": "up_blocks.1"}, 21.55),
     ("depth-probe", {"region": "all", "position": "up_blocks.1.resnets.1"}, 61.9),
     ("position-sd-2.1", {"grid": 8, "position": "down_blocks.3.resnets.1"}, 98.0),
+    ("position-sd-1.5", {"grid": 64, "position": "up_blocks.1.upsamplers.0"}, 57.9),
+    ("position-sd-turbo", {"grid": 8, "position": "up_blocks.0.upsamplers.0"}, 99.1),
     ("groups-sd-1.5", {"groups": "corner", "position": "mid_block.resnets.1"}, 217.3),
     ("norms-sd-1.5", {"position": "up_blocks.1.upsamplers.0"}, 379),
 ]
@@ -199,6 +201,75 @@ def test_a_match_is_of_what_things_are_and_not_of_their_names():
 )
 def test_anything_else_is_no_match(key, value):
     assert found(study_with(**{key: [value]})) == []
+
+
+# Settings of the other kinds: (what, changes of the task, of the experiment) and what is the same.
+PROBE = {
+    "kind": "position_probe",
+    "standardise": False,
+    "initialisation": "uniform",
+    "least_steps": 0,
+    "held_out": "last",
+}
+GROUPS = {"kind": "token_groups", "crops": ["cut"], "counts": "published"}
+DEPTH = {"kind": "depth_probe", "form": "published", "detect": "up[1] res[2]"}
+NORMS = {"kind": "anomalies"}
+POSITION, NORM, PAPER = ["position-sd-1.5"], ["norms-sd-1.5"], {"positions": ["up[1] res[2]"]}
+SAME_GROUPS = ["groups-sd-1.5", "groups-image-sd-1.5", "groups-representation-sd-1.5"]
+ROOMS = PAPER | {"datasets": ["rooms"], "views": ["kept"], "resolutions": [640]}
+SAME = [
+    (PROBE, PAPER, POSITION),
+    (PROBE | {"grids": [8], "examples": 3, "bootstrap": 10, "seed": 4}, PAPER, POSITION),
+    (PROBE | {"held_out": "drawn"}, PAPER, []),
+    (PROBE | {"test_share": 0.5}, PAPER, []),
+    (PROBE | {"epochs": 6}, PAPER, []),
+    (PROBE | {"tokens_per_image": 64}, PAPER, []),
+    ({"kind": "position_probe"}, PAPER, []),
+    (PROBE, PAPER | {"datasets": ["food"]}, []),
+    (PROBE, PAPER | {"protocols": ["standard"]}, []),
+    (GROUPS, PAPER, SAME_GROUPS),
+    (GROUPS | {"counts": "exact"}, PAPER, []),
+    (NORMS, PAPER, NORM),
+    (NORMS | {"detect": "conv_in"}, PAPER, []),
+    (NORMS | {"threshold": 9}, PAPER, []),
+    (DEPTH, ROOMS, ["depth-probe"]),
+    (DEPTH | {"positions": ["up_blocks.1.resnets.2"]}, ROOMS, ["depth-probe"]),
+    (DEPTH | {"form": "ridge"}, ROOMS, []),
+    (DEPTH | {"steps": 2000}, ROOMS, []),
+    (DEPTH, ROOMS | {"views": ["identity"]}, []),
+    (DEPTH, ROOMS | {"datasets": ["official"]}, []),
+]
+KINDS = {
+    "title": "t",
+    "datasets": {
+        "photos": {"source": "imagenet_subset"},
+        "food": {"source": "imagenet_subset", "dataset": "ethz/food101", "classes": ["pizza"]},
+        "rooms": {"source": "nyu", "division": "thesis"},
+        "official": {"source": "nyu"},
+    },
+    "views": {
+        "cut": {"after": [{"crop": {"left": 16, "top": 16, "right": 16, "bottom": 16}}]},
+        "kept": {"fit": "keep"},
+    },
+    "models": {"a": {"known": "sd-1.5"}},
+    "hooksets": {"h": {"positions": ["up[*] res[*]", "up[*]", "conv_in"], "store": "tokens"}},
+}
+
+
+@pytest.mark.parametrize(("task", "changes", "expected"), SAME)
+def test_only_the_same_quantity_matches(task, changes, expected):
+    experiment = {
+        "name": "mine",
+        "tasks": ["t"],
+        "datasets": ["photos"],
+        "models": ["a"],
+        "resolutions": [512],
+        "timesteps": [50],
+        "seeds": [42],
+        "protocols": ["thesis"],
+    }
+    study = parse(KINDS | {"tasks": {"t": task}, "experiments": [experiment | changes]})
+    assert [match.entry for match in found(study)] == expected
 
 
 def test_values_stand_beside_their_rows_and_no_others():

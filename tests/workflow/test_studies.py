@@ -11,12 +11,14 @@ import pytest
 import summarise
 from conftest import ROOT, smooth_image
 from project import make
-from reprscope import figures, specs, tasks
+from reprscope import figures, published, specs, tasks
+from reprscope.comparison import matches
 from reprscope.parameters import build
 from reprscope.study import parse, read
 from unit.fakes import FakeAnnotations, FakeRepresentations, pair
 
 BOTH_PROTOCOLS = 2
+FOLDER = ROOT / "resources" / "published"
 
 # Counted by hand from the two files. Thesis: five models; SPair-71k and NYU have 6 shards, the
 # classification sets 4, the cut-outs and ImageNet's subset 2; SPair-71k is seen at 11 timesteps at
@@ -45,12 +47,13 @@ THESIS = {
     "fetch_nyu": 1,
     "fetch_photos": 1,
     "fetch_empty-20": 1,
+    "fetch_empty-100": 1,
     "fetch_model": 5 + TRANSFORMERS,
     # The names of SPair-71k's categories are the prompts of one model.
     "encode_prompts": 5 + TRANSFORMERS + 1,
     "encode_images": 5 * BOTH_PROTOCOLS * (4 * 6 + 3 * 4 + 2)
     + 5 * 3 * 4 * (SMALL_SIZES + 1)
-    + BOTH_PROTOCOLS * (2 * (4 + CUTS) + 2 + 6 + 1 + VIEWS * 6)
+    + BOTH_PROTOCOLS * (2 * (5 + CUTS) + 2 + 6 + 1 + 1 + VIEWS * 6)
     + BOTH_PROTOCOLS * (BLACK + 2 * IMAGENET + KEPT * 6)
     # The pixels of transformers are the same under both protocols.
     + TRANSFORMERS * (1 + 6),
@@ -59,10 +62,10 @@ THESIS = {
     # Section 4.3: those, the plain one, and empty images at two timesteps; three seeds of SD-2.1.
     + BOTH_PROTOCOLS * (6 * (1 + 1 + VIEWS + SIZES + SEEDS) + 2 + 3 * 6)
     # Blocks of ImageNet's subset at one timestep, and at two more for figure 39.
-    + BOTH_PROTOCOLS * 2 * (4 + CUTS + 2)
+    + BOTH_PROTOCOLS * 2 * (5 + CUTS + 2)
     + BOTH_PROTOCOLS * (BLACK + 2 * (IMAGENET + 1) + KEPT * 6)
-    # All layers of ImageNet's subset and of NYU.
-    + BOTH_PROTOCOLS * (2 + 6)
+    # All layers of ImageNet's subset and of NYU; empty images.
+    + BOTH_PROTOCOLS * (2 + 6 + 1)
     + BOTH_PROTOCOLS * PHOTOS
     + TRANSFORMERS * (BOTH_PROTOCOLS + 6),
     # Correspondence on both sets, similarity, and two probes on three sets; then the strict
@@ -79,10 +82,12 @@ THESIS = {
     # Dense correspondence of other sizes, the mirrored image, other images, degraded images and
     # crops; keypoints of degraded images.
     + BOTH_PROTOCOLS * (4 + 1 + 1 + (1 + 4 * 9) + (1 + 2 * 9) + KEPT)
+    # Similarity to places, and two position probes.
+    + BOTH_PROTOCOLS * (1 + 2)
     # Similarity, norms and correspondence.
     + TRANSFORMERS * (BOTH_PROTOCOLS + 1 + 1),
     "shapes": 1,
-    "tabulate": 8 + 3 + 18 + 7,
+    "tabulate": 8 + 3 + 18 + 7 + 2,
     "figure": sum((4 * 2, 1, 3, 2, 2, 4))
     # Errors by position and section 4.3; figures 19 to 25 and 38; 26; 39 and 40.
     + sum((4, 4 + 2))
@@ -90,21 +95,23 @@ THESIS = {
     + sum((3, 2, 1, 1))
     + sum((3, 2))
     # Dense correspondence.
-    + sum((2, 3, 3, 4 * 2)),
+    + sum((2, 3, 3, 4 * 2))
+    # Figures 10, 11 and 27.
+    + sum((2, 5)),
     "scorecard": 1,
     "report": 1,
 }
-# Paper: three models, one set in 2 shards and four cuts of it, one timestep, five tasks.
+# Paper: three models, one set in 2 shards and four cuts of it, one timestep, seven tasks.
 PAPER = {
     "fetch_imagenet-subset": 1,
     "fetch_model": 3,
     "encode_prompts": 3,
     "encode_images": 3 * BOTH_PROTOCOLS * 2 * (1 + 4),
     "extract": 3 * BOTH_PROTOCOLS * 2 * (1 + 4),
-    "evaluate": 3 * BOTH_PROTOCOLS * 5,
+    "evaluate": 3 * BOTH_PROTOCOLS * 7,
     "shapes": 1,
-    "tabulate": 3,
-    "figure": 2 + 3 + 2,
+    "tabulate": 4,
+    "figure": 2 + 3 + 3 + 2,
     "scorecard": 1,
     "report": 1,
 }
@@ -154,7 +161,8 @@ def test_its_figures_can_be_drawn_from_the_table_that_the_experiment_makes(
     for path, one in measured.items():
         # What a small run needs less of; the table's form does not depend on it.
         parameters = settings["tasks"][one["task"]]
-        parameters |= {key: 2 for key in ("epochs", "bootstrap", "steps") if key in parameters}
+        few = ("epochs", "least_steps", "steps", "bootstrap")
+        parameters |= {key: min(2, parameters[key]) for key in few if key in parameters}
         parameters = build(task.Parameters, parameters, entry=one["task"])
         companions = {
             number: _representations(study, one | changes, positions)
@@ -171,6 +179,7 @@ def test_its_figures_can_be_drawn_from_the_table_that_the_experiment_makes(
         spec=json.dumps(settings),
     )
     table = pl.read_parquet(tmp_path / "table.parquet")
+    _published_values_have_a_row(study, name, entry, table)
     assert entry.figures
     for figure in entry.figures:
         module = figures.load(figure.kind)
@@ -181,6 +190,24 @@ def test_its_figures_can_be_drawn_from_the_table_that_the_experiment_makes(
         # The caption names the protocol unless it is the right one.
         shown = "protocol thesis" in module.caption(table, options)
         assert shown == ("standard" not in figure.name)
+
+
+def _published_values_have_a_row(study, name, experiment, table):
+    """Each of those that the experiment is said to measure; and some of those that it also does."""
+    index, said = published.index(FOLDER), []
+    for match in matches(study, experiment, FOLDER):
+        rows = published.renamed(published.values(index[match.entry], FOLDER), match)
+        named, keys = published.aligned(rows, table, match.entry)
+        if "position" in keys:  # baselines see no features and are alike at all positions
+            assert not named.join(table, on=keys).select(keys).is_duplicated().any()
+        missing = named.join(table, on=keys, how="anti")
+        assert len(missing) < len(named)
+        if (index[match.entry].study, index[match.entry].experiment) == (name, experiment.name):
+            assert missing.is_empty()
+            said.append(match.entry)
+    assert said == [
+        key for key, one in index.items() if (one.study, one.experiment) == (name, experiment.name)
+    ]
 
 
 SIDE = 100

@@ -108,33 +108,30 @@ def _rows(table: pl.DataFrame, options: Options) -> pl.DataFrame:
     rows = frames.select(table, options.filter, wanted)
     frames.one_row_per(rows, [*named, options.series, "position"])
     extra = [c for c in (options.low, options.high, *_COUNTS) if c in rows.columns]
+    published = frames.published_columns(rows, options.metric)
     order = in_network_order(rows["position"])
     values = [c for c in (options.metric, options.low, options.high, *ruled) if c in rows.columns]
-    rows = rows.select(*dict.fromkeys([*wanted, *extra])).with_columns(
+    rows = rows.select(*dict.fromkeys([*wanted, *extra, *published])).with_columns(
         pl.col(values).cast(float),
         pl.col("position").replace_strict({p: block_label(p) for p in order}).alias("layer"),
         pl.col("position").replace_strict({p: i for i, p in enumerate(order)}).alias("order"),
     )
-    drawable = pl.col(options.metric).is_finite()
-    if options.log:
-        drawable &= pl.col(options.metric) > 0
-    shown = rows.with_columns(pl.when(drawable).then(options.metric).alias(options.metric))
-    if shown[options.metric].null_count() == len(shown):
-        kind = "positive" if options.log else "finite"
-        raise UserError(
-            f"No value of {options.metric} is {kind}: choose other rows with the figure's "
-            "`filter`, or another `metric`."
-        )
-    return shown.sort("order", maintain_order=True)
+    return rows.with_columns(
+        pl.when(pl.col(c).is_finite() & (pl.col(c) > 0 if options.log else True)).then(c).alias(c)
+        for c in (options.metric, *published[:1])
+    ).sort("order", maintain_order=True)
 
 
 def draw(table: pl.DataFrame, options: Options, theme: Theme) -> alt.TopLevelMixin:
     """Draw the lines with their bands; a click on a line or in the legend singles out a series.
 
+    Open circles are published values, where the table has them
+    (:func:`reprscope.published.beside`). A panel without a value that can be drawn says so.
+
     Raises
     ------
     UserError
-        If a column is missing, several rows fall on one point, or no value can be drawn.
+        If a column is missing, or several rows fall on one point.
     """
     rows = _rows(table, options)
     names = _names(rows, options)
@@ -210,6 +207,7 @@ def _domain(rows: pl.DataFrame, options: Options) -> tuple[float, float]:
     if options.domain:
         return float(options.domain[0]), float(options.domain[1])
     columns = [c for c in (options.metric, options.low, options.high) if c in rows.columns]
+    columns += frames.published_columns(rows, options.metric)[:1]
     if isinstance(options.rule, str) and options.rule:
         columns.append(options.rule)
     values = np.concatenate([rows[c].drop_nulls().to_numpy() for c in dict.fromkeys(columns)])
@@ -218,10 +216,10 @@ def _domain(rows: pl.DataFrame, options: Options) -> tuple[float, float]:
     values = values[np.isfinite(values)]
     if options.log:
         values = values[values > 0]
-        low, high = float(values.min()), float(values.max())
-        room = max(1.05, (high / low) ** 0.04)
+        low, high = (float(values.min()), float(values.max())) if len(values) else (1.0, 1.0)
+        room = max(1.05, (high / low) ** 0.04) if high > low else 2.0
         return low / room, high * room
-    low, high = float(values.min()), float(values.max())
+    low, high = (float(values.min()), float(values.max())) if len(values) else (0.0, 1.0)
     span = max(high, 0) - min(low, 0) or 1.0
     return min(0.0, low - 0.04 * span if low < 0 else 0.0), max(0.0, high + 0.04 * span)
 
@@ -329,7 +327,9 @@ def _panel(
             opacity=alt.condition(pick, alt.value(1.0), alt.value(0.12)), tooltip=tooltip
         )
     )
+    layers += _published(base.encode(x=x, color=colour), rows, options, number)
     layers += _ends(rows, names, colour, domain, width, options, theme)
+    layers += _nothing(rows, width, options, theme)
     if last:
         layers += _block_names(order, labels, width, options, theme)
     layers[0] = layers[0].properties(name=f"{name}_first")
@@ -342,6 +342,48 @@ def _panel(
         if heading
         else alt.Undefined,
     )
+
+
+def _published(
+    base: alt.Chart, rows: pl.DataFrame, options: Options, number: str
+) -> list[alt.Chart]:
+    """Open circles at the published values."""
+    columns = frames.published_columns(rows, options.metric)
+    if not columns:
+        return []
+    value, place = columns
+    circles = base.transform_filter(f"isValid(datum['{value}'])").mark_point(
+        filled=False, size=34, strokeWidth=1, aria=False
+    )
+    return [
+        circles.encode(
+            y=alt.Y(f"{value}:Q"),
+            opacity=alt.condition("series", alt.value(0.7), alt.value(0.08)),
+            tooltip=[
+                alt.Tooltip("layer:N"),
+                alt.Tooltip(f"{options.series}:N", title=words(options.series)),
+                alt.Tooltip(f"{value}:Q", title="published", format=number),
+                alt.Tooltip(f"{place}:N", title="in"),
+            ],
+        )
+    ]
+
+
+def _nothing(rows: pl.DataFrame, width: int, options: Options, theme: Theme) -> list[alt.Chart]:
+    """Words in the middle of a panel without a line."""
+    if rows[options.metric].count():
+        return []
+    text = f"no value is {_drawable(options)}"
+    return [
+        alt.Chart(alt.InlineData(values=[{"text": text}]))
+        .mark_text(color=theme.muted)
+        .encode(x=alt.value(width / 2), y=alt.value(options.height / 2), text="text:N")
+    ]
+
+
+def _drawable(options: Options) -> str:
+    """What a value must be to be drawn."""
+    return "positive" if options.log else "finite"
 
 
 def layer_label(position: str, order: Sequence[str]) -> str:
@@ -584,10 +626,11 @@ def caption(table: pl.DataFrame, options: Options) -> str:
         text += f" Dashed: {words(options.rule)}."
     keys = [options.panel] if options.panel else []
     keys += [options.series] if rows[options.series].n_unique() > 1 else []
+    text += frames.published_note(rows, options.metric, "Open circles")
     shown = rows.drop_nulls(options.metric)
     groups = shown.partition_by(keys, maintain_order=True) if keys else [shown]
     parts = []
-    for group in groups:
+    for group in groups if len(shown) else []:
         low, high = (
             group.sort(options.metric, descending=descending, maintain_order=True).row(
                 0, named=True
@@ -599,12 +642,11 @@ def caption(table: pl.DataFrame, options: Options) -> str:
         )
         name = ", ".join(_heading(key, group[key][0]) for key in keys)
         parts.append(f"{name}: {ends}" if name else ends)
-    if len(parts) <= _SAID:
+    if 0 < len(parts) <= _SAID:
         text += f" Lowest to highest: {'; '.join(parts)}."
     missing = rows[options.metric].null_count()
     if missing:
-        kind = "positive" if options.log else "finite"
-        text += f" {missing} value{'s' * (missing != 1)} not {kind} and left out."
+        text += f" {missing} value{'s' * (missing != 1)} not {_drawable(options)} and left out."
     return text
 
 

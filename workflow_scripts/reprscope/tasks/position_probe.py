@@ -31,6 +31,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import polars as pl
 
+from reprscope.data.shares import drawn_split
 from reprscope.errors import UserError
 from reprscope.findings import Findings, chosen_on_validation, interval, where
 from reprscope.metrics import accuracy
@@ -53,6 +54,7 @@ PROTOCOL: Final[frozenset[str]] = frozenset()
 ESTIMATORS: Final = ("classification", "regression")
 COORDINATES: Final = ("each", "both")
 INITIALISATIONS: Final = ("zeros", "uniform")
+HELD_OUT: Final = ("drawn", "last")
 OWN: Final = 0
 """Stands in the column ``grid`` for the map's own grid."""
 
@@ -112,10 +114,17 @@ class Parameters:
         thesis starts.
     grids
         Sides s of the grids on which places are compared, besides the map's own.
+    test_share
+        Share of the images that are held out for testing where all images of the dataset are in one
+        split, as those of ``imagenet_subset`` are; a dataset's own splits are kept.
+    held_out
+        Which images these are: ``drawn``, each by its own name, or the ``last`` by name, as in the
+        thesis.
     examples
         Number of test images, the first by name, of which every prediction is kept.
     seed
-        Seed of the order of the tokens, of their choice, and of random weights.
+        Seed of the order of the tokens, of their choice, of random weights, and of the images that
+        are drawn for testing.
     bootstrap
         Number of resamples of the images for the 95 % intervals.
     """
@@ -128,6 +137,8 @@ class Parameters:
     standardise: bool = True
     initialisation: str = "zeros"
     grids: tuple[int, ...] = (8, 16, 32, 64)
+    test_share: float = 0.2
+    held_out: str = "drawn"
     examples: int = 1
     seed: int = 0
     bootstrap: int = 1000
@@ -150,6 +161,12 @@ class Parameters:
                 f"initialisation is {self.initialisation!r}; "
                 f"use one of: {', '.join(INITIALISATIONS)}."
             )
+        if not isinstance(self.test_share, int | float) or not 0 < self.test_share < 1:
+            raise UserError(
+                f"test_share is {self.test_share!r}; write a share between 0 and 1 such as 0.2."
+            )
+        if self.held_out not in HELD_OUT:
+            raise UserError(f"held_out is {self.held_out!r}; use one of: {', '.join(HELD_OUT)}.")
         if any(grid < 1 for grid in self.grids) or len(set(self.grids)) != len(self.grids):
             raise UserError(f"grids is {list(self.grids)}; list sides from 1, each only once.")
 
@@ -183,7 +200,7 @@ def measure(
     UserError
         If the train or the test split is empty, token grids differ, or a feature is not finite.
     """
-    splits = _splits(representations, annotations)
+    splits = _splits(representations, annotations, parameters)
     examples = splits["test"][: parameters.examples]
     frames = [
         pl.DataFrame(
@@ -294,7 +311,9 @@ def chance(shape: tuple[int, int], grid: int, coordinates: str) -> float:
     return math.prod(shares) if coordinates == "both" else sum(shares) / 2
 
 
-def _splits(representations: Representations, annotations: Annotations) -> dict[str, list[str]]:
+def _splits(
+    representations: Representations, annotations: Annotations, parameters: Parameters
+) -> dict[str, list[str]]:
     """Names of the images of each split, sorted."""
     known = set(representations.image_ids)
     images = annotations.images().select("image_id", "split")
@@ -302,6 +321,9 @@ def _splits(representations: Representations, annotations: Annotations) -> dict[
         split: sorted(known & set(images.filter(pl.col("split") == split)["image_id"]))
         for split in ("train", *_SCORED)
     }
+    filled = [names for names in splits.values() if names]
+    if len(filled) == 1:
+        splits = {"validation": []} | divided(filled[0], parameters)
     for split in ("train", "test"):
         if not splits[split]:
             raise UserError(
@@ -309,6 +331,18 @@ def _splits(representations: Representations, annotations: Annotations) -> dict[
                 "test images, or more images of it."
             )
     return splits
+
+
+def divided(names: list[str], parameters: Parameters) -> dict[str, list[str]]:
+    """Divide the sorted names of images into those to train on and those to test on."""
+    if parameters.held_out == "last":
+        number = round(len(names) * (1 - parameters.test_share))
+        return {"train": names[:number], "test": names[number:]}
+    drawn = [drawn_split(parameters.seed, name, 0.0, parameters.test_share) for name in names]
+    return {
+        split: [name for name, of in zip(names, drawn, strict=True) if of == split]
+        for split in ("train", "test")
+    }
 
 
 def _image_tokens(
