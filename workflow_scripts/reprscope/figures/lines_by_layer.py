@@ -30,6 +30,8 @@ DIRECT: Final = 5
 _SAID: Final = 6
 """Up to this number of lines the caption says from where to where each goes."""
 
+NOTHING: Final = "no value to draw"
+
 _AXIS_WIDTH: Final = 58
 _STRIP: Final = 5
 _CHARACTER: Final = 0.54
@@ -370,14 +372,13 @@ def _published(
 
 
 def _nothing(rows: pl.DataFrame, width: int, options: Options, theme: Theme) -> list[alt.Chart]:
-    """Words in the middle of a panel without a line."""
+    """Words in a panel without a line, above its middle, where a rule may be."""
     if rows[options.metric].count():
         return []
-    text = f"no value is {_drawable(options)}"
     return [
-        alt.Chart(alt.InlineData(values=[{"text": text}]))
+        alt.Chart(alt.InlineData(values=[{"text": NOTHING}]))
         .mark_text(color=theme.muted)
-        .encode(x=alt.value(width / 2), y=alt.value(options.height / 2), text="text:N")
+        .encode(x=alt.value(width / 2), y=alt.value(options.height / 4), text="text:N")
     ]
 
 
