@@ -38,7 +38,7 @@ wildcard_constraints:
     text_encoder=r"[^/_]+",
     prompt=r"[^/_]+",
     protocol=r"[^/_]+",
-    hookset=r"[^/_]+",
+    hookset=rf"(?!{tasks.LATENTS}\.)[^/_]+",
     task=r"[^/_]+",
     experiment=r"(?!scorecard\.)[^/_]+",
     figure=r"[^/_]+",
@@ -107,6 +107,20 @@ def evaluate_inputs(wildcards):
             for path in representations(wildcards, **changes)
         ],
         "images": paths.IMAGES.format(dataset=wildcards.dataset),
+    }
+
+
+def decode_inputs(wildcards):
+    """What decoding noised latents reads: all shards of latents, the schedule and the VAE."""
+    shared = study.models[wildcards.model].shared_with
+    pixels = study.protocols[wildcards.protocol].pixels
+    keys = {**wildcards, "vae": shared, "pixels": pixels}
+    shards = study.datasets[wildcards.dataset].shard_names
+    return {
+        "latents": [paths.LATENTS.format(**keys, shard=shard) for shard in shards],
+        "images": paths.IMAGES.format(dataset=wildcards.dataset),
+        "model": paths.MANIFEST.format(model=wildcards.model),
+        "vae": paths.MANIFEST.format(model=shared),
     }
 
 

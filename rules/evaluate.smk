@@ -26,6 +26,36 @@ rule evaluate:
         "../workflow_scripts/evaluate.py"
 
 
+# Tasks on the denoiser's input, which the VAE makes visible.
+rule decode_noise:
+    input:
+        unpack(decode_inputs),
+    output:
+        paths.MEASUREMENT.replace("{hookset}", tasks.LATENTS),
+    log:
+        paths.job_file("logs", "decode_noise", paths.MEASUREMENT, ".log").replace(
+            "{hookset}", tasks.LATENTS
+        ),
+    benchmark:
+        paths.job_file("benchmarks", "decode_noise", paths.MEASUREMENT, ".tsv").replace(
+            "{hookset}", tasks.LATENTS
+        )
+    conda:
+        "../envs/models.yaml"
+    threads: 1
+    resources:
+        **GPU,
+        mem_mb=8000,
+        disk_mb=100,
+        runtime=30,
+    params:
+        spec=lambda wildcards: specs.decode_noise(study, wildcards),
+    message:
+        "Decode the noised latents of {wildcards.model}, {wildcards.dataset}, timestep {wildcards.timestep}"
+    script:
+        "../workflow_scripts/decode_noise.py"
+
+
 rule tabulate:
     input:
         tabulate_inputs,

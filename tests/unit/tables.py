@@ -399,3 +399,13 @@ def differences() -> pl.DataFrame:
                     | {"low": share - 0.02, "high": share + 0.02, "pairs": 100, "within": 0}
                 )
     return pl.DataFrame(rows)
+
+
+def noise_levels() -> pl.DataFrame:
+    """Pictures of two images at three timesteps."""
+    return pl.DataFrame(
+        keys("nano-sd", timestep, "image")
+        | {"image_id": f"creature-{image}", "png": picture(64, 64, timestep + image)}
+        for image in range(2)
+        for timestep in (0, 400, 999)
+    )

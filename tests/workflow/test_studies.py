@@ -87,8 +87,12 @@ THESIS = {
     # Similarity, norms and correspondence.
     + TRANSFORMERS * (BOTH_PROTOCOLS + 1 + 1),
     "shapes": 1,
-    "tabulate": 8 + 3 + 18 + 7 + 2,
+    "decode_noise": 6,
+    "tabulate": 8 + 3 + 18 + 7 + 2 + 1,
     "figure": sum((4 * 2, 1, 3, 2, 2, 4))
+    # Figure 2; two more of the synthetic set.
+    + 1
+    + 2
     # Errors by position and section 4.3; figures 19 to 25 and 38; 26; 39 and 40.
     + sum((4, 4 + 2))
     + sum((2, 3, 3, 2, 2, 2, 2, 2, 3))

@@ -142,6 +142,27 @@ def evaluate(study: Study, wildcards: Wildcards) -> str:
     )
 
 
+def decode_noise(study: Study, wildcards: Wildcards) -> str:
+    """Spec of a task on noised latents."""
+    task = study.tasks[wildcards["task"]]
+    model = study.models[wildcards["model"]]
+    return canonical_json(
+        {
+            "code": _code(
+                "decode_noise.py",
+                f"reprscope.tasks.{task.kind}",
+                f"reprscope.models.{model.family}",
+            ),
+            "kind": task.kind,
+            "parameters": asdict(task.parameters),
+            "family": model.family,
+            "timestep": int(wildcards["timestep"]),
+            "seed": int(wildcards["seed"]),
+            "protocol": asdict(study.protocols[wildcards["protocol"]]),
+        }
+    )
+
+
 def tabulate(study: Study, name: str) -> str:
     """Spec of an experiment's table: its measurements in order, and how they are summarised."""
     experiment = study.experiments[name]
@@ -275,6 +296,7 @@ def report(study: Study) -> str:
                     for experiment in study.experiments.values()
                     for model in experiment.models
                     for name in study.hooksets_of(experiment, model)
+                    if name != tasks.LATENTS
                 },
             },
         }

@@ -236,8 +236,8 @@ class Experiment:
     tasks: tuple[str, ...]
     datasets: tuple[str, ...]
     models: tuple[str, ...]
-    positions: tuple[str, ...]
     timesteps: tuple[int, ...]
+    positions: tuple[str, ...] = ()
     views: tuple[str, ...] = ("identity",)
     resolutions: tuple[int, ...] = ()
     prompts: tuple[str, ...] = ("empty",)
@@ -309,6 +309,8 @@ class Study:
 
     def positions(self, experiment: Experiment, model: str) -> list[str]:
         """Module paths that an experiment asks of a model, in network order."""
+        if not experiment.positions:
+            return []
         entry = f"experiments.{experiment.name}: model {model}"
         return resolve(experiment.positions, self.models[model].positions, entry=entry)
 
@@ -335,6 +337,8 @@ class Study:
 
     def _choose_hooksets(self, experiment: Experiment, model: str) -> list[str]:
         accepted = tasks.load(self.kind(experiment)).STORES
+        if tasks.LATENTS in accepted:
+            return [tasks.LATENTS]
         usable = {
             name: set(hookset.resolve(self.models[model]))
             for name, hookset in self.hooksets.items()
@@ -382,6 +386,8 @@ class Study:
 
     def representations(self, measurement: Measurement) -> list[dict[str, Any]]:
         """Wildcards of all stores that a measurement reads: its own and its companions'."""
+        if measurement.hookset == tasks.LATENTS:
+            return []
         own = {key: value for key, value in measurement.wildcards().items() if key != "task"}
         return [
             {**own, **changes, "shard": shard}
@@ -452,6 +458,8 @@ def parse(config: Mapping[str, Any]) -> Study:
         experiments=_experiments(config["experiments"]),
         theme=build(Theme, config.get("theme", {}), entry="theme"),
     )
+    if tasks.LATENTS in study.hooksets:
+        raise UserError(f"No hook set can be named {tasks.LATENTS}: rename it.")
     for experiment in study.experiments.values():
         _check_experiment(study, experiment)
     return study
@@ -590,6 +598,9 @@ def _check_experiment(study: Study, experiment: Experiment) -> None:
                     f"{where}: {name} is not in {kind}: use {' or '.join(known)}, or add it there."
                 )
     kind = study.kind(experiment)
+    if bool(experiment.positions) == (tasks.LATENTS in tasks.load(kind).STORES):
+        needed = "reads no positions: remove" if experiment.positions else "needs"
+        raise UserError(f"{where}: the task {kind} {needed} `positions`.")
     for task in experiment.tasks:
         if study.tasks[task].kind != kind:
             raise UserError(

@@ -46,6 +46,15 @@ class Denoiser(Protocol):
         """
 
 
+class Noising(Protocol):
+    """What adds the noise of a timestep to latents: a denoiser's ``add_noise``."""
+
+    def __call__(
+        self, latents: torch.Tensor, noise: torch.Tensor, timestep: int, /
+    ) -> torch.Tensor:
+        """Noised latents (batch, channels, h, w)."""
+
+
 class Family(Protocol):
     """A module of this package that knows how to run one kind of denoiser."""
 
@@ -78,6 +87,9 @@ class Family(Protocol):
         ``embedding`` (texts, tokens, features); where the family has it, ``pooled``
         (texts, features). Text encoders are loaded one after the other and released.
         """
+
+    def noising(self, folder: Path) -> Noising:
+        """Noise of a model folder's own schedule; reads its configuration and no weights."""
 
     def load(
         self,

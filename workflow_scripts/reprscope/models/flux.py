@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
+    from reprscope.models.denoiser import Noising
+
 COMPONENT = COMPONENT_FOLDER
 
 PATCH = 2
@@ -150,6 +152,13 @@ def encode_prompts(
     pooled = clip_text(folder, texts, device=device).pooled
     long = t5_text(folder, texts, number=2, tokens=T5_TOKENS, device=device)
     return {"embedding": compact(long), "pooled": pooled}
+
+
+def noising(folder: Path) -> Noising:
+    """Noise of a model folder's own schedule: :meth:`Transformer.add_noise` without its weights."""
+    import torch
+
+    return Flux(torch.nn.Identity(), read_schedule(folder), guided=False).add_noise
 
 
 def load(

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
+    from reprscope.models.denoiser import Noising
+
 COMPONENT = COMPONENT_FOLDER
 PATCH = 2
 
@@ -118,6 +120,13 @@ def encode_prompts(
         "embedding": compact(np.concatenate([np.pad(short, padding), long], axis=1)),
         "pooled": np.concatenate([clip.pooled for clip in clips], axis=1),
     }
+
+
+def noising(folder: Path) -> Noising:
+    """Noise of a model folder's own schedule: :meth:`Transformer.add_noise` without its weights."""
+    import torch
+
+    return SD3(torch.nn.Identity(), read_schedule(folder), patch=PATCH).add_noise
 
 
 def load(

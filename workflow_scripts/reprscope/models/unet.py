@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
+    from reprscope.models.denoiser import Noising
+
 COMPONENT = "unet"
 PATCH = 1
 
@@ -151,6 +153,13 @@ def encode_prompts(
     second = clip_text(folder, texts, device=device, number=2)
     embedding = np.concatenate([first.penultimate, second.penultimate], axis=-1)
     return {"embedding": embedding, "pooled": second.pooled}
+
+
+def noising(folder: Path) -> Noising:
+    """Noise of a model folder's own schedule: :meth:`UNet.add_noise` without its weights."""
+    import torch
+
+    return UNet(torch.nn.Identity(), schedule_config(folder)).add_noise
 
 
 def load(

@@ -79,6 +79,44 @@ def _channels_last(values: torch.Tensor) -> NDArray[np.float32]:
     return array
 
 
+class Decoder:
+    """The decoder half of a diffusers ``AutoencoderKL``; always in float32."""
+
+    def __init__(self, module: torch.nn.Module) -> None:
+        self.module = module.eval().requires_grad_(False)
+
+    @torch.inference_mode()
+    def decode(self, latents: torch.Tensor, *, pixels: Pixels) -> NDArray[np.uint8]:
+        """Images of latents.
+
+        Parameters
+        ----------
+        latents : tensor, (batch, channels, h, w), float32
+            In the VAE's own units: neither shifted nor scaled.
+        pixels : {"symmetric", "unit"}
+            Range that the images were encoded from; values outside it are cut.
+
+        Returns
+        -------
+        array, (batch, height, width, 3), uint8
+        """
+        place = next(self.module.parameters()).device
+        values = cast(Any, self.module).decode(latents.to(place)).sample.permute(0, 2, 3, 1)
+        if pixels == "symmetric":
+            values = (values + 1.0) / 2.0
+        found: NDArray[np.uint8] = (values.clamp(0, 1) * 255.0).round().byte().cpu().numpy()
+        return found
+
+
+def load_decoder(folder: Path, *, device: torch.device) -> Decoder:
+    """Load the decoder of a model folder's VAE in diffusers' layout."""
+    from diffusers import AutoencoderKL
+
+    module = load_part(AutoencoderKL, folder, "vae", name="VAE", dtype=torch.float32)
+    module.encoder = None
+    return Decoder(module.to(device))
+
+
 def load(folder: Path, *, device: torch.device) -> VAE:
     """Load the VAE of a model folder in diffusers' layout."""
     from diffusers import AutoencoderKL

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 CHANGES = ("dataset", "view", "resolution", "prompt", "timestep", "seed", "protocol")
 """Keys in which a task's companions may differ from the representations it is measured on."""
 
+LATENTS = "latents"
+"""In place of a hook set: the task reads latents, which rule decode_noise gives it."""
+
 PICTURE = "image"
 """Stands in the column ``position`` of a row that holds an image's own picture."""
 
@@ -41,7 +44,7 @@ class Task(Protocol):
     NEEDS: frozenset[str]
     """Annotations that the dataset must have, for instance ``{"labels"}``."""
     STORES: frozenset[str]
-    """Forms of a hook set that it can read: ``"tokens"``, ``"mean"``."""
+    """Forms of a hook set that it can read: ``"tokens"``, ``"mean"``; or ``"latents"`` alone."""
 
     PROTOCOL: frozenset[str]
     """Parts of the protocol that ``measure`` takes as keywords, for instance ``coordinates``."""
