@@ -53,7 +53,7 @@ THESIS = {
     "encode_prompts": 5 + TRANSFORMERS + 1,
     "encode_images": 5 * BOTH_PROTOCOLS * (4 * 6 + 3 * 4 + 2)
     + 5 * 3 * 4 * (SMALL_SIZES + 1)
-    + BOTH_PROTOCOLS * (2 * (5 + CUTS) + 2 + 6 + 1 + 1 + VIEWS * 6)
+    + BOTH_PROTOCOLS * (2 * (4 + CUTS) + 2 + 6 + 1 + 1 + VIEWS * 6)
     + BOTH_PROTOCOLS * (BLACK + 2 * IMAGENET + KEPT * 6)
     # The pixels of transformers are the same under both protocols.
     + TRANSFORMERS * (1 + 6),
@@ -62,7 +62,7 @@ THESIS = {
     # Section 4.3: those, the plain one, and empty images at two timesteps; three seeds of SD-2.1.
     + BOTH_PROTOCOLS * (6 * (1 + 1 + VIEWS + SIZES + SEEDS) + 2 + 3 * 6)
     # Blocks of ImageNet's subset at one timestep, and at two more for figure 39.
-    + BOTH_PROTOCOLS * 2 * (5 + CUTS + 2)
+    + BOTH_PROTOCOLS * 2 * (4 + CUTS + 2)
     + BOTH_PROTOCOLS * (BLACK + 2 * (IMAGENET + 1) + KEPT * 6)
     # All layers of ImageNet's subset and of NYU; empty images.
     + BOTH_PROTOCOLS * (2 + 6 + 1)
@@ -151,6 +151,7 @@ def test_its_figures_can_be_drawn_from_the_table_that_the_experiment_makes(
             position
             for model in entry.models
             for held in study.hooksets_of(entry, model)
+            if held != tasks.LATENTS
             for position in study.hooksets[held].resolve(study.models[model])
         )
     )
@@ -173,7 +174,9 @@ def test_its_figures_can_be_drawn_from_the_table_that_the_experiment_makes(
             for number, changes in tasks.companions(kind, parameters).items()
         }
         keywords = {"companions": companions} if companions else {}
-        own = _representations(study, one, positions)
+        if tasks.LATENTS in task.STORES:
+            keywords = {"decode": lambda names: annotations.pictures.items()}
+        own = _representations(study, one, positions or ["mean"])
         task.measure(own, annotations, parameters, **keywords).write_parquet(path)
     summarise.main(
         measurements=[
@@ -237,11 +240,19 @@ def _nine_images():
             pair("c", NAMES[1], NAMES[4], split="validation"),
         ]
     )
+    keypoints = pl.DataFrame(
+        [
+            {"image_id": name, "keypoint": what, "x": x, "y": 50.0, "visible": True, "group": 0}
+            for name in NAMES
+            for what, x in (("nose", 20.0), ("tail", 80.0))
+        ]
+    )
     depths = np.random.default_rng(1).uniform(1, 9, (len(NAMES), SIDE, SIDE)).astype(np.float32)
     return FakeAnnotations(
         images,
         pairs,
         {name: smooth_image(SIDE, SIDE, 0) for name in NAMES},
+        keypoints,
         depths=dict(zip(NAMES, depths, strict=True)),
     )
 
