@@ -173,9 +173,16 @@ def published_columns(table: pl.DataFrame, metric: str) -> list[str]:
 
 
 def published_circles(
-    base: alt.Chart, rows: pl.DataFrame, metric: str, *, about: Sequence[alt.Tooltip], number: str
+    base: alt.Chart,
+    rows: pl.DataFrame,
+    metric: str,
+    *,
+    about: Sequence[alt.Tooltip],
+    number: str,
+    pick: str = "block",
+    size: int = 54,
 ) -> list[alt.Chart]:
-    """Open circles at the published values of lines that stand for blocks.
+    """Open circles at the published values of lines.
 
     Parameters
     ----------
@@ -185,18 +192,22 @@ def published_circles(
         What tooltips say of a point beside its value and where it stands.
     number : str
         Format of the values.
+    pick : str
+        Name of the selection that singles out a line.
+    size : int
+        Area of a circle in square pixels.
     """
     columns = published_columns(rows, metric)
     if not columns:
         return []
     value, place = columns
     circles = base.transform_filter(f"isValid(datum['{value}'])").mark_point(
-        filled=False, size=54, strokeWidth=1, aria=False
+        filled=False, size=size, strokeWidth=1, aria=False
     )
     return [
         circles.encode(
             y=alt.Y(f"{value}:Q"),
-            opacity=alt.condition("block", alt.value(0.7), alt.value(0.08)),
+            opacity=alt.condition(pick, alt.value(0.7), alt.value(0.08)),
             tooltip=[
                 *about,
                 alt.Tooltip(f"{value}:Q", title="published", format=number),

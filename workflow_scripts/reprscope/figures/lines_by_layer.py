@@ -329,7 +329,18 @@ def _panel(
             opacity=alt.condition(pick, alt.value(1.0), alt.value(0.12)), tooltip=tooltip
         )
     )
-    layers += _published(base.encode(x=x, color=colour), rows, options, number)
+    layers += frames.published_circles(
+        base.encode(x=x, color=colour),
+        rows,
+        options.metric,
+        about=[
+            alt.Tooltip("layer:N"),
+            alt.Tooltip(f"{options.series}:N", title=words(options.series)),
+        ],
+        number=number,
+        pick="series",
+        size=34,
+    )
     layers += _ends(rows, names, colour, domain, width, options, theme)
     layers += _nothing(rows, width, options, theme)
     if last:
@@ -344,31 +355,6 @@ def _panel(
         if heading
         else alt.Undefined,
     )
-
-
-def _published(
-    base: alt.Chart, rows: pl.DataFrame, options: Options, number: str
-) -> list[alt.Chart]:
-    """Open circles at the published values."""
-    columns = frames.published_columns(rows, options.metric)
-    if not columns:
-        return []
-    value, place = columns
-    circles = base.transform_filter(f"isValid(datum['{value}'])").mark_point(
-        filled=False, size=34, strokeWidth=1, aria=False
-    )
-    return [
-        circles.encode(
-            y=alt.Y(f"{value}:Q"),
-            opacity=alt.condition("series", alt.value(0.7), alt.value(0.08)),
-            tooltip=[
-                alt.Tooltip("layer:N"),
-                alt.Tooltip(f"{options.series}:N", title=words(options.series)),
-                alt.Tooltip(f"{value}:Q", title="published", format=number),
-                alt.Tooltip(f"{place}:N", title="in"),
-            ],
-        )
-    ]
 
 
 def _nothing(rows: pl.DataFrame, width: int, options: Options, theme: Theme) -> list[alt.Chart]:
