@@ -37,9 +37,9 @@ rule decode_noise:
             "{hookset}", tasks.LATENTS
         ),
     benchmark:
-        paths.job_file("benchmarks", "decode_noise", paths.MEASUREMENT, ".tsv").replace(
-            "{hookset}", tasks.LATENTS
-        )
+        paths.job_file(
+            "benchmarks", "decode_noise", paths.MEASUREMENT, ".tsv"
+        ).replace("{hookset}", tasks.LATENTS)
     conda:
         "../envs/models.yaml"
     threads: 1
