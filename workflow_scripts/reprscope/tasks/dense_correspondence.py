@@ -597,7 +597,9 @@ def findings(table: pl.DataFrame) -> Findings:
     sentences = []
     kept = []
     groups = [key for key in ("view", *keys) if key != "position"]
-    for rows in last.partition_by(groups, maintain_order=True):
+    parts = last.partition_by(groups, maintain_order=True)
+    # What a degradation did is said first, and how it was without one after that.
+    for rows in sorted(parts, key=lambda rows: rows["view"][0] == start[rows["view"][0]]):
         known = rows.filter(pl.col("change").is_not_null())
         name, view = rows["model"][0], rows["view"][0]
         best = rows.sort("accuracy", descending=True, maintain_order=True).row(0, named=True)

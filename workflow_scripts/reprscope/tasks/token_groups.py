@@ -27,7 +27,7 @@ import polars as pl
 
 from reprscope.coordinates import Affine
 from reprscope.errors import UserError
-from reprscope.findings import Findings, where
+from reprscope.findings import Findings, told_apart, where
 from reprscope.metrics import LEVEL, bootstrap_ratio
 from reprscope.parameters import check_whole
 from reprscope.seeds import item_seed
@@ -377,9 +377,9 @@ def findings(table: pl.DataFrame) -> Findings:
         keys, keep="first", maintain_order=True
     )
     sentences = [
-        f"{row['model']}: the corners of an image resemble each other most in "
+        f"{row['model']}{under}: the corners of an image resemble each other most in "
         f"{where(row['position'], row['timestep'])}, {row['relative']:.2f} times "
         f"[{row['low']:.2f}, {row['high']:.2f}] as much as the same tokens away from the border."
-        for row in best.iter_rows(named=True)
+        for row, under in zip(best.iter_rows(named=True), told_apart(best), strict=True)
     ]
     return Findings(sentences, best)
