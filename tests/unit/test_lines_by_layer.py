@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from reprscope.errors import UserError
 from reprscope.figures import lines_by_layer, render
+from reprscope.figures.labels import block_label
 from reprscope.figures.lines_by_layer import NOTHING, Options, layer_label, log_ticks, placed
 from reprscope.figures.theme import SCHEMES, Theme
 from test_figures import draw, marks
@@ -295,3 +296,19 @@ def test_captions_say_from_where_to_where():
     of = table.filter(pl.col("model") == "nano-sd")
     low, high = of["accuracy"].min(), of["accuracy"].max()
     assert f"nano-sd: {100 * low:.1f} % (" in text and f"to {100 * high:.1f} % (" in text
+
+
+def test_a_line_breaks_where_a_layer_has_no_value():
+    """As border tokens have none on small maps: nothing is drawn across the gap."""
+    table = tables.layers()
+    position, model = table["position"][1], table["model"][0]
+    gap = (pl.col("position") == position) & (pl.col("model") == model)
+    spec = draw("lines_by_layer", table.filter(~gap), series="model")
+    for kind in ("line", "point"):
+        drawn = [rows for mark, rows in marks(spec, kind) if rows and "layer" in rows[0]]
+        assert drawn
+        for rows in drawn:
+            here = [row for row in rows if row["model"] == model]
+            assert len(here) == len(tables.LAYERS)
+            missing = [row for row in here if row["layer"] == block_label(position)]
+            assert [row["accuracy"] for row in missing] == [None]

@@ -124,6 +124,17 @@ def _rows(table: pl.DataFrame, options: Options) -> pl.DataFrame:
     ).sort("order", maintain_order=True)
 
 
+def _with_gaps(rows: pl.DataFrame, options: Options) -> pl.DataFrame:
+    """Rows with one of nulls for each layer that a line lacks, so that it breaks there."""
+    names = [name for name in (options.panel, options.series) if name]
+    lines = rows.select(names).unique(maintain_order=True)
+    layers = rows.select("position", "layer", "order").unique(maintain_order=True)
+    every = lines.join(layers, how="cross", maintain_order="left_right")
+    keys = every.columns
+    filled = every.join(rows, on=keys, how="left", nulls_equal=True, maintain_order="left")
+    return filled.select(rows.columns).sort("order", maintain_order=True)
+
+
 def draw(table: pl.DataFrame, options: Options, theme: Theme) -> alt.TopLevelMixin:
     """Draw the lines with their bands; a click on a line or in the legend singles out a series.
 
@@ -135,7 +146,7 @@ def draw(table: pl.DataFrame, options: Options, theme: Theme) -> alt.TopLevelMix
     UserError
         If a column is missing, or several rows fall on one point.
     """
-    rows = _rows(table, options)
+    rows = _with_gaps(_rows(table, options), options)
     names = _names(rows, options)
     colours = _colours([_heading(options.series, name) for name in names], names, theme)
     panels = frames.distinct(rows, options.panel) if options.panel else [None]
@@ -508,7 +519,8 @@ def _rules(
     dashed = base.mark_line(strokeDash=[4, 3], strokeWidth=1, aria=False)
     y = alt.Y(f"{options.rule}:Q")
     if _alike(rows, options):
-        unique = rows.unique("order", keep="first", maintain_order=True).sort("order")
+        ruled = rows.sort("order", options.rule, nulls_last=True)
+        unique = ruled.unique("order", keep="first", maintain_order=True)
         line = alt.Chart(
             alt.InlineData(values=frames.records(unique.select("order", options.rule)))
         ).mark_line(strokeDash=[4, 3], strokeWidth=1, color=theme.muted, aria=False)
