@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-import numpy as np
 import polars as pl
 
 from reprscope.errors import UserError
@@ -56,10 +55,9 @@ def over(table: pl.DataFrame, column: str, options: Any) -> pl.DataFrame:
     schema = table.schema
     measured = {name for name in table.columns if schema[name].is_float()} - _KEYS
     measured |= {metric, low, high}
-    counts = [n for n in table.columns if schema[n].is_integer() and n not in _KEYS]
-    counts = [name for name in counts if name in ("images", "pairs", "points")]
+    counts = [name for name in ("images", "pairs", "points") if name in table.columns]
     nested = [name for name in table.columns if schema[name].is_nested()]
-    keys = [n for n in table.columns if n not in {*measured, *counts, *nested, column, NOTE}]
+    keys = [n for n in table.columns if n not in {*measured, *counts, *nested, column}]
     plain = sorted((measured & set(table.columns)) - {low, high})
     value = pl.col(metric).cast(pl.Float64)
     found = table.group_by(keys, maintain_order=True).agg(
@@ -94,4 +92,4 @@ def intervals(table: pl.DataFrame, marks: str) -> str:
 def _quantile(freedom: int) -> float:
     from scipy.special import stdtrit
 
-    return float(np.float64(stdtrit(freedom, 0.975)))
+    return float(stdtrit(freedom, 0.975))
