@@ -28,10 +28,14 @@ def main(
     with ExitStack() as stack:
         source = stack.enter_context(Representations(representations))
         further = {
-            name: stack.enter_context(Representations(list(islice(files, count))))
-            for name, count in settings["companions"].items()
+            name: stack.enter_context(Representations(list(islice(files, entry["shards"]))))
+            for name, entry in settings["companions"].items()
         }
         keywords = settings["protocol"] | ({"companions": further} if further else {})
+        if further and task.PROTOCOL:
+            keywords["companion_protocols"] = {
+                name: entry["protocol"] for name, entry in settings["companions"].items()
+            }
         frame = task.measure(source, Annotations(dataset), parameters, **keywords)
     write_frame(frame, out, spec=spec)
 

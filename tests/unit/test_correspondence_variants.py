@@ -193,6 +193,26 @@ def test_the_plain_match_stands_beside_the_variant(own, annotations):
     assert of(found, "random").equals(of(plain, "random"))
 
 
+def test_a_variant_alone_is_compared_in_coordinates_of_its_own(own, annotations):
+    exact = measure(own, annotations, Parameters())
+    cut = measure(own, annotations, Parameters(), coordinates="integer")
+    protocol = {"1": {"coordinates": "integer"}}
+    alone = Parameters(variants=({"protocol": "whole-pixels"},), own=False)
+    found = measure(own, annotations, alone, companions={"1": own}, companion_protocols=protocol)
+    columns = [name for name in exact.columns if name not in ("estimator", "similarity")]
+    assert of(found, "plain").select(columns).equals(of(exact, "cosine").select(columns))
+    assert of(found, "cosine").select(columns).equals(of(cut, "cosine").select(columns))
+    # The variant's images are encoded at another size: that one counts.
+    other = features(4, {"up_blocks.0": (3, 4, 5), "up_blocks.1": (6, 8, 4)}, (96, 72))
+    cut = measure(other, annotations, Parameters(), coordinates="integer")
+    found = measure(own, annotations, alone, companions={"1": other}, companion_protocols=protocol)
+    assert of(found, "cosine").select(columns).equals(of(cut, "cosine").select(columns))
+    # Together with its own representation, that representation's coordinates count.
+    both = Parameters(variants=({"protocol": "whole-pixels"},))
+    found = measure(own, annotations, both, companions={"1": own}, companion_protocols=protocol)
+    same_predictions(of(found, "cosine"), of(exact, "cosine"))
+
+
 def mirror(store):
     """The same tokens as a mirrored view would give them."""
     grids = {

@@ -49,6 +49,16 @@ def test_coordinates_touch_the_task_that_reads_them_and_nothing_else(study):
     assert spec["protocol"] == {"coordinates": "integer"}
 
 
+def test_a_companion_brings_the_parts_of_its_own_protocol(study):
+    task = {"kind": "correspondence", "variants": [{"protocol": "cut"}], "own": False}
+    config = read(ROOT / "tests/small.yaml") | {"protocols": {"cut": {"coordinates": "integer"}}}
+    config["tasks"] = config["tasks"] | {"compared": task}
+    wildcards = CONDITION | {"protocol": "standard", "task": "compared"}
+    spec = json.loads(specs.evaluate(parse(config), wildcards))
+    assert spec["protocol"] == {"coordinates": "exact"}
+    assert spec["companions"]["1"]["protocol"] == {"coordinates": "integer"}
+
+
 def test_the_range_of_pixels_is_part_of_what_encodes_them(study):
     spec = json.loads(specs.encode_images(study, CONDITION | {"pixels": "unit"}))
     assert spec["pixels"] == "unit"

@@ -125,17 +125,24 @@ def extract(study: Study, wildcards: Wildcards) -> str:
 def evaluate(study: Study, wildcards: Wildcards) -> str:
     """Spec of one task on one hook set."""
     task = study.tasks[wildcards["task"]]
-    protocol = study.protocols[wildcards["protocol"]]
+    parts = tasks.load(task.kind).PROTOCOL
+
+    def protocol(name: str) -> dict[str, Any]:
+        return {part: getattr(study.protocols[name], part) for part in parts}
+
     return canonical_json(
         {
             "code": _code("evaluate.py", f"reprscope.tasks.{task.kind}"),
             "kind": task.kind,
             "parameters": asdict(task.parameters),
             "files": {path: file_digest(Path(path)) for path in task.files},
-            "protocol": {part: getattr(protocol, part) for part in tasks.load(task.kind).PROTOCOL},
-            # How many of the files that follow the task's own are of each companion.
+            "protocol": protocol(wildcards["protocol"]),
             "companions": {
-                name: study.datasets[changes.get("dataset", wildcards["dataset"])].shards
+                name: {
+                    # How many of the files that follow the task's own are of this companion.
+                    "shards": study.datasets[changes.get("dataset", wildcards["dataset"])].shards,
+                    "protocol": protocol(changes.get("protocol", wildcards["protocol"])),
+                }
                 for name, changes in study.companions(wildcards["task"]).items()
             },
         }

@@ -60,7 +60,8 @@ class Task(Protocol):
         """Return every prediction or value at every position, with a column ``position``.
 
         ``further`` are the parts of the protocol that ``PROTOCOL`` names and, if the task has
-        companions, ``companions``, their representations by name.
+        companions, ``companions``, their representations by name, and ``companion_protocols``,
+        those parts of each one's protocol, unless ``PROTOCOL`` is empty.
         """
 
     # Optional: ``companions(parameters)``, see :func:`companions`; ``relate(table, parameters)``,

@@ -86,6 +86,16 @@ class Points:
             target_xy=self.target_xy[shown],
         )
 
+    def within(self, frames: Frames) -> Points:
+        """Return the same points as other representations of the images show them."""
+        source, target = (
+            frames.forward(image, self.table.select(f"{side}_x", f"{side}_y").to_numpy())
+            for side, image in (("source", self.source), ("target", self.target))
+        )
+        return replace(
+            self, frames=frames, source_frames=frames, source_xy=source, target_xy=target
+        )
+
 
 def of_pairs(
     annotations: Annotations,

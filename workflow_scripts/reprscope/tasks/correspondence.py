@@ -258,6 +258,7 @@ def measure(
     *,
     coordinates: Coordinates = "exact",
     companions: Mapping[str, Representations] | None = None,
+    companion_protocols: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> pl.DataFrame:
     """Predict every keypoint of the validation and test pairs, at every position.
 
@@ -273,10 +274,14 @@ def measure(
     parameters
         Settings of the measure; what is measured depends on those of a variant alone.
     coordinates : {"exact", "integer"}
-        With ``integer``, all coordinates and sizes in the rows of ``cosine`` are in pixels of the
-        encoded images, points and boxes cut to whole ones (towards zero), as in the thesis.
+        With ``integer``, all coordinates and sizes in the rows of ``cosine`` (and ``plain``) are in
+        pixels of the encoded images, points and boxes cut to whole ones (towards zero), as in the
+        thesis.
     companions
         Representations that :func:`companions` names.
+    companion_protocols
+        ``coordinates`` of their protocols. The rows of ``cosine`` of a variant have those, and the
+        encoded images, of the first representation that it matches.
 
     Returns
     -------
@@ -297,12 +302,11 @@ def measure(
     """
     sources = (companions or {}).get(SOURCE)
     points = of_pairs(annotations, representations, sources=sources, task=TASK)
-    variant = (
-        None
-        if parameters.plain
-        else _Variant(representations, companions or {}, parameters, points, coordinates)
-    )
-    if variant is not None:
+    variant = None
+    if not parameters.plain:
+        first = {} if parameters.own else (companion_protocols or {}).get("1", {})
+        compared = first.get("coordinates", coordinates)
+        variant = _Variant(representations, companions or {}, parameters, points, compared)
         points = variant.points
     source_xy, seen = points.source_xy, points.table
     if coordinates == "integer":
@@ -328,9 +332,7 @@ def measure(
         frames.append(_rows(seen, name, position, predicted, similarity))
         if variant is not None:
             predicted, similarity = variant.match(position)
-            if coordinates == "integer":
-                predicted = points.frames.forward(points.target, predicted)
-            frames.append(_rows(seen, "cosine", position, predicted, similarity))
+            frames.append(_rows(variant.seen, "cosine", position, predicted, similarity))
         log.info("matched %d keypoints at %s", len(seen), position)
     table = points.table
     source = table.select("source_x", "source_y").to_numpy()
@@ -411,6 +413,8 @@ class _Variant:
     ----------
     points
         Keypoints that the first representation shows, too.
+    seen
+        Their table, in the coordinates in which predictions are compared.
     """
 
     def __init__(
@@ -446,12 +450,15 @@ class _Variant:
         self.points = points.filter(shown, task=TASK)
         self.image, self.xy, self.of = unique_points(self.points.source, xy[shown])
         self.encoded = [frames.forward(self.image, self.xy) for frames in self.frames]
-        if coordinates == "integer":
+        self.whole = coordinates == "integer"
+        self.seen = self.points.table
+        if self.whole:
             self.encoded = [np.trunc(xy) for xy in self.encoded]
+            self.seen = in_whole_encoded_pixels(self.points.within(first))
         self.memory = [Memory(len(every)) for _ in every]
 
     def match(self, position: str) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
-        """Predicted points (points, 2) in original pixels, and their similarities (points,)."""
+        """Predicted points (points, 2) as in ``seen``, and their similarities (points,)."""
         readers = self._readers(position)
         names = self.points.frames.names
         members = []
@@ -471,7 +478,8 @@ class _Variant:
             rule = Rule(chosen.combine, chosen.across, chosen.subdivide, chosen.smooth)
             index, similarity = search_combined(members, target, component, rule)
         grid = first.maps.grid * chosen.subdivide
-        return first.frames.back(target, _centres(index, target, first.frames, grid)), similarity
+        predicted = _centres(index, target, first.frames, grid)
+        return predicted if self.whole else first.frames.back(target, predicted), similarity
 
     def _readers(self, position: str) -> list[Reader]:
         """Token maps of each representation, or one of their mean."""
