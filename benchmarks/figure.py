@@ -8,8 +8,8 @@ from typing import Any
 import altair as alt
 import polars as pl
 from reprscope.figures import frames
-from reprscope.figures.labels import block_label
 from reprscope.figures.theme import Theme
+from reprscope.labels import block_label
 
 RATIOS = ("engine", "peer", "matching")
 """Measurements where more is faster."""

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from reprscope.errors import UserError
-from reprscope.figures.labels import block_label
+from reprscope.labels import block_label
 
 from benchmarks.result import median
 from benchmarks.storage import CONTIGUOUS, IMAGE, STORE

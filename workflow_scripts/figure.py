@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import polars as pl
 from reprscope import figures, published
 from reprscope.figures.render import save
-from reprscope.figures.repeated import over
+from reprscope.figures.repeated import over, sentence
 from reprscope.figures.theme import Theme
 from reprscope.job import job
 from reprscope.parameters import build
@@ -23,12 +23,13 @@ def main(table: Path, stem: Path, spec: str) -> None:
     options = build(kind.Options, settings["options"], entry=settings["kind"])
     theme = build(Theme, settings["theme"], entry="theme")
     found = [published.Match(**match) for match in settings["published"]["matches"]]
-    frame = pl.read_parquet(table)
-    if settings["over"]:
-        frame = over(frame, settings["over"], options)
-    else:
-        frame = published.beside(frame, found)
-    save(kind.draw(frame, options, theme), stem, kind.caption(frame, options), spec)
+    measured = pl.read_parquet(table)
+    repeated = settings["over"]
+    frame = over(measured, repeated, options) if repeated else published.beside(measured, found)
+    chart = kind.draw(frame, options, theme)
+    if repeated:
+        chart = chart.properties(usermeta={"found": sentence(measured, repeated, options)})
+    save(chart, stem, kind.caption(frame, options), spec)
 
 
 if __name__ == "__main__":

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
-from reprscope import benchmarks, tasks
+from reprscope import benchmarks
 from reprscope.files import write_text
-from reprscope.findings import of_blocks
+from reprscope.findings import of_blocks, of_experiment
 from reprscope.job import job
 from reprscope.provenance import versions
 from reprscope.report import FigureEntry, Section, build, runtimes
@@ -19,17 +19,18 @@ if TYPE_CHECKING:
 
 def section(entry: dict[str, Any]) -> Section:
     """Read one experiment's table and figures."""
-    table = pl.read_parquet(entry["table"])
-    found = getattr(tasks.load(entry["kind"]), "findings", lambda _: None)(table)
+    drawn = [figure(stem) for stem in entry["figures"]]
+    moved = [f.spec["usermeta"]["found"] for f in drawn if "found" in f.spec["usermeta"]]
+    found = of_experiment(entry["kind"], pl.read_parquet(entry["table"]))
     return Section(
         name=entry["name"],
         title=entry["title"],
         question=entry["question"],
         part=entry["part"],
-        found=found.sentences if found else (),
+        found=[*moved, *found.sentences],
         description=entry["description"],
-        figures=[figure(stem) for stem in entry["figures"]],
-        table=found.table if found else None,
+        figures=drawn,
+        table=found.table,
     )
 
 

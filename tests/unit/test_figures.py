@@ -22,9 +22,9 @@ from PIL import Image
 from reprscope import figures
 from reprscope.errors import UserError
 from reprscope.figures import frames, render
-from reprscope.figures.labels import block_label
 from reprscope.figures.lines_by_timestep import apart, legible
 from reprscope.figures.theme import SCHEMES, UNET_BLOCKS, Theme, register
+from reprscope.labels import block_label
 
 KINDS = {
     "at_a_glance": tables.glance,

@@ -1,5 +1,6 @@
 import polars as pl
-from reprscope.findings import chosen_on_validation
+import tables
+from reprscope.findings import Findings, chosen_on_validation, of_experiment
 from reprscope.tasks import correspondence, linear_probe
 
 TABLE = pl.DataFrame(
@@ -107,3 +108,13 @@ def test_correspondence_states_the_estimators_at_the_alpha_nearest_a_tenth():
             "box in up[2] at t = 50 as flipped: +1.2 points [-0.1, +3.0] over the plain match."
         )
     )
+
+
+def test_of_several_noise_seeds_the_first_is_told():
+    one = tables.correspondence()
+    both = pl.concat([one, one.with_columns(seed=pl.col("seed") + 1, pck=pl.col("pck") * 0.9)])
+    alone, found = (of_experiment("correspondence", table) for table in (one, both))
+    seed = one["seed"][0]
+    assert found.sentences == [f"With noise seed {seed}: {text}" for text in alone.sentences]
+    assert found.table.equals(alone.table)
+    assert of_experiment("token_maps", one) == Findings((), None)

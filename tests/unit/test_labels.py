@@ -3,7 +3,7 @@ import random
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from reprscope.figures.labels import block_label, block_of, in_network_order, network_order, words
+from reprscope.labels import block_label, block_of, in_network_order, named, network_order, words
 from reprscope.models.positions import spell
 from reprscope.models.unet import positions as unet_positions
 
@@ -82,3 +82,9 @@ def test_block_of_a_layer():
 
 def test_words():
     assert words("same_place_in_box") == "same place in box"
+
+
+def test_numbers_say_what_they_are():
+    assert named("timestep", 50) == "timestep 50"
+    assert named("model", "nano-sd") == "nano-sd"
+    assert words("pck") == "PCK"

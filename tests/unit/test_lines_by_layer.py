@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from reprscope.errors import UserError
 from reprscope.figures import lines_by_layer, render
-from reprscope.figures.labels import block_label
 from reprscope.figures.lines_by_layer import NOTHING, Options, layer_label, log_ticks, placed
 from reprscope.figures.theme import SCHEMES, Theme
+from reprscope.labels import block_label
 from test_figures import draw, marks
 
 

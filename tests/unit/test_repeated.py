@@ -5,7 +5,7 @@ import pytest
 import tables
 from reprscope.errors import UserError
 from reprscope.figures import lines_by_timestep, similarity_maps
-from reprscope.figures.repeated import over
+from reprscope.figures.repeated import over, sentence
 from reprscope.figures.theme import Theme
 
 
@@ -82,3 +82,46 @@ def test_the_caption_says_over_what():
     assert said in lines_by_timestep.caption(frame, options)
     assert "95 % bootstrap intervals" in lines_by_timestep.caption(one, options)
     lines_by_timestep.draw(frame, options, Theme())
+
+
+def test_a_value_that_some_seeds_lack_has_the_interval_of_the_others():
+    """Mean 0.4, standard deviation 0.2 / sqrt(2) of two values; t is 12.7062 for one degree."""
+    table = repeated([0.3, None, 0.5])
+    row = over(table, "seed", lines_by_timestep.Options()).row(0, named=True)
+    assert row["pck"] == pytest.approx(0.4)
+    assert row["high"] - row["pck"] == pytest.approx(12.7062 * 0.2 / 2, rel=1e-5)
+
+
+def test_further_columns_have_intervals_over_seeds_too_and_stray_ends_are_left_out():
+    table = repeated(
+        [0.2, 0.4], change=[-0.1, -0.3], change_low=-1.0, change_high=0.0, gain_low=0.0, png=b"x"
+    )
+    row = over(table, "seed", lines_by_timestep.Options()).row(0, named=True)
+    assert row["change"] == pytest.approx(-0.2)
+    assert row["change_high"] - row["change"] == pytest.approx(12.7062 * 0.1, rel=1e-5)
+    assert not {"gain_low", "png"} & set(row)
+
+
+def test_rows_that_the_filter_leaves_out_need_not_be_repeated():
+    table = pl.concat([repeated([0.2, 0.4]), repeated([0.9], estimator="plain")])
+    found = over(table, "seed", lines_by_timestep.Options(filter={"estimator": "cosine"}))
+    assert found["pck"].to_list() == [pytest.approx(0.3)]
+
+
+def test_the_axis_is_not_averaged():
+    parts = [repeated([0.2, 0.4], distance=d) for d in (8.0, 24.0)]
+    found = over(pl.concat(parts), "seed", lines_by_timestep.Options(x="distance"))
+    assert found["distance"].to_list() == [8.0, 24.0]
+
+
+def test_the_sentence_gives_the_deviation_beside_the_interval_over_items():
+    parts = [
+        repeated([0.2, 0.2, 0.2], position="conv_in", pairs=50),
+        repeated([0.2, 0.4, 0.6], pairs=50, low=0.1, high=0.5),
+        repeated([0.2, 0.3, 0.4], position="up_blocks.1", pairs=50, low=0.1, high=0.5),
+    ]
+    assert sentence(pl.concat(parts), "seed", lines_by_timestep.Options()) == (
+        "Over 3 noise seeds, PCK has a standard deviation of 10.0 points in the median of 3 values "
+        "and of 20.0 points at most, in mid at t = 50; its interval over pairs reaches 20.0 points "
+        "to each side."
+    )

@@ -13,8 +13,8 @@ import torch
 from reprscope import cli
 from reprscope.cli import groups
 from reprscope.extraction import Capture
-from reprscope.figures.labels import block_label
 from reprscope.findings import of_blocks
+from reprscope.labels import block_label
 from reprscope.models import registry
 from reprscope.models.denoiser import family
 from reprscope.protocol import Protocol

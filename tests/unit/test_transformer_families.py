@@ -13,7 +13,7 @@ from diffusers.pipelines.flux.pipeline_flux import calculate_shift
 from reprscope import prompts
 from reprscope.errors import UserError
 from reprscope.extraction import Capture
-from reprscope.figures.labels import block_label, in_network_order
+from reprscope.labels import block_label, in_network_order
 from reprscope.models import denoiser, flow, flux, positions, sd3, t5, text
 from reprscope.models.denoiser import modules
 from reprscope.models.fetch import make_untrained

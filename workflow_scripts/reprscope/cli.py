@@ -9,8 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 import polars as pl
 
 from reprscope.errors import UserError
-from reprscope.figures.labels import block_label
 from reprscope.findings import of_blocks
+from reprscope.labels import block_label
 from reprscope.models import registry
 from reprscope.models.registry import Model
 from reprscope.provenance import canonical_json

@@ -6,12 +6,13 @@ test split it would be too good by luck.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import polars as pl
 
-from reprscope.figures.labels import block_label
+from reprscope import tasks
+from reprscope.labels import block_label
 from reprscope.models.positions import blocks
 
 CONDITION = ("task", "dataset", "view", "resolution", "prompt", "seed", "protocol")
@@ -22,7 +23,30 @@ class Findings:
     """Sentences for the report, and the rows behind them."""
 
     sentences: Sequence[str]
-    table: pl.DataFrame
+    table: pl.DataFrame | None
+
+
+def of_experiment(kind: str, table: pl.DataFrame) -> Findings:
+    """What the task of an experiment finds in its table.
+
+    Of several noise seeds the first is told: what the others change is one number for each value,
+    which figures over seeds tell (:mod:`reprscope.figures.repeated`).
+
+    Parameters
+    ----------
+    kind : str
+        Name of the task.
+    table : frame
+        Of the experiment.
+    """
+    told: Callable[[pl.DataFrame], Findings] = getattr(
+        tasks.load(kind), "findings", lambda _: Findings((), None)
+    )
+    if "seed" not in table.columns or table["seed"].n_unique() < 2:
+        return told(table)
+    first = table["seed"][0]
+    found = told(table.filter(pl.col("seed") == first))
+    return Findings([f"With noise seed {first}: {text}" for text in found.sentences], found.table)
 
 
 def chosen_on_validation(table: pl.DataFrame, metric: str) -> pl.DataFrame:

@@ -15,9 +15,8 @@ from typing import Any, Final
 
 import polars as pl
 
-from reprscope.figures.frames import KEYS
-from reprscope.figures.labels import block_label, words
 from reprscope.figures.render import EMBED, POLICY, inline_json, javascript, with_ids
+from reprscope.labels import KEYS, block_label, words
 
 PARTS: Final[Mapping[str, str]] = {
     "performance": "How good?",

@@ -16,7 +16,7 @@ import polars as pl
 from reprscope.errors import UserError
 from reprscope.figures.theme import Theme
 
-SUPPORT = frozenset({"frames", "labels", "maps", "render", "repeated", "theme"})
+SUPPORT = frozenset({"frames", "maps", "render", "repeated", "theme"})
 
 
 class Figure(Protocol):

@@ -16,10 +16,10 @@ import polars as pl
 
 from reprscope.errors import UserError
 from reprscope.figures import frames
-from reprscope.figures.labels import block_label, in_network_order
 from reprscope.figures.maps import Picture, Text, canvas, grid, photo_url, pixel, png_url
 from reprscope.figures.similarity_maps import legend, rings
 from reprscope.figures.theme import Theme
+from reprscope.labels import block_label, in_network_order
 
 GAP: Final = 8
 LABEL: Final = 92

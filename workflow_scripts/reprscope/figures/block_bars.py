@@ -10,9 +10,9 @@ import altair as alt
 import polars as pl
 
 from reprscope.figures import frames
-from reprscope.figures.labels import block_label, in_network_order, words
 from reprscope.figures.repeated import intervals
 from reprscope.figures.theme import Theme
+from reprscope.labels import block_label, in_network_order, named, words
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,18 +112,13 @@ def draw(table: pl.DataFrame, options: Options, theme: Theme) -> alt.TopLevelMix
             colours=theme.series_colours(names),
             top=float(top),  # type: ignore[arg-type]
             name=f"panel_{number}",
-            heading=_heading(options.panel, panel) if len(panels) > 1 else "",
+            heading=named(options.panel, panel) if len(panels) > 1 else "",
         )
         for number, panel in enumerate(panels)
     ]
     charts[0] = charts[0].add_params(pick)
     chart = alt.vconcat(*charts).resolve_scale(color="shared")
     return frames.finish(chart, theme, title=options.title)
-
-
-def _heading(column: str, value: object) -> str:
-    """Title of a panel; a number says what it is."""
-    return value if isinstance(value, str) else f"{words(column)} {value}"
 
 
 def _panel(

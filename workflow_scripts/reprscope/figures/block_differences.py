@@ -12,8 +12,9 @@ import polars as pl
 
 from reprscope.errors import UserError
 from reprscope.figures import frames
-from reprscope.figures.labels import block_label, in_network_order, words
+from reprscope.figures.repeated import intervals
 from reprscope.figures.theme import Theme
+from reprscope.labels import block_label, in_network_order, named, words
 
 LABEL_WIDTH = 64
 DIFFERENCE_WIDTH = 46
@@ -186,7 +187,7 @@ def draw(table: pl.DataFrame, options: Options, theme: Theme) -> alt.TopLevelMix
             width=width,
             name=f"panel_{number}",
             first=number % columns == 0,
-            heading=panel if isinstance(panel, str) else f"{words(options.panel)} {panel}",
+            heading=named(options.panel, panel),
         )
         for number, panel in enumerate(panels)
     ]
@@ -310,7 +311,7 @@ def caption(table: pl.DataFrame, options: Options) -> str:
     what = options.x_title or words(options.metric)
     text = f"{what[:1].upper()}{what[1:]} by block in network order: {names[0]} against {names[1]}"
     text += (f" ({where})" if where else "") + (f", over {over}" if over else "") + "."
-    text += " Lines through the dots are 95 % bootstrap intervals."
+    text += intervals(table, "Lines through the dots")
     if options.reference in rows.columns:
         text += f" The tick in each line is {words(options.reference)}."
     unit = ", in percentage points" if options.percent else ""
@@ -322,7 +323,7 @@ def caption(table: pl.DataFrame, options: Options) -> str:
     row = most.row(0, named=True)
     ends = [_signed(row[f"difference_{end}"], options) for end in ("low", "high")]
     panel = row[options.panel]
-    place = panel if isinstance(panel, str) else f"{words(options.panel)} {panel}"
+    place = named(options.panel, panel)
     return f"{text} Largest: {row['label']} [{ends[0]}, {ends[1]}] in {row['block']} at {place}."
 
 

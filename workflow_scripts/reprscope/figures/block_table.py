@@ -13,8 +13,8 @@ import polars as pl
 from numpy.typing import NDArray
 
 from reprscope.figures import frames
-from reprscope.figures.labels import block_label, in_network_order, words
 from reprscope.figures.theme import Theme
+from reprscope.labels import block_label, in_network_order, words
 
 ROW = 22
 ROW_WITH_PUBLISHED = 32

@@ -21,8 +21,9 @@ import polars as pl
 from reprscope.degradations import start_of, step_of
 from reprscope.errors import UserError
 from reprscope.figures import frames
-from reprscope.figures.labels import block_label, in_network_order, words
+from reprscope.figures.repeated import intervals
 from reprscope.figures.theme import Theme
+from reprscope.labels import block_label, in_network_order, words
 
 CHANGE: Final = ("change_low", "change_high")
 LEGEND_WIDTH: Final = 84
@@ -235,7 +236,7 @@ def _panel(
     bottom: bool,
 ) -> alt.LayerChart:
     blocks = [block_label(position) for position in colours]
-    metric = options.y_title or _name(options.metric)
+    metric = options.y_title or words(options.metric)
     x = alt.X(
         "step:Q",
         title="step" if bottom else None,
@@ -327,7 +328,7 @@ def caption(table: pl.DataFrame, options: Options) -> str:
     """Say what the lines show, over how many images or pairs, and what each degradation costs."""
     rows = _rows(table, options)
     chosen = _chosen(table, options, [])
-    what = options.y_title or _name(options.metric)
+    what = options.y_title or words(options.metric)
     where = frames.conditions(chosen, without=["view"])
     over = ", ".join(
         filter(None, (frames.count(rows, noun, noun) for noun in ("images", "pairs", "points")))
@@ -342,10 +343,10 @@ def caption(table: pl.DataFrame, options: Options) -> str:
         chance = "chance" if "estimator" not in chosen.columns else words(options.chance)
         text += f", without {blocks}, not above {chance} at step 0." if blocks else "."
     if options.low in rows.columns and options.high in rows.columns:
-        cut = ", below cut off at the panels' edge" * (
+        cut = " Below, they are cut off at the panels' edge." * (
             options.relative and CHANGE[0] in rows.columns
         )
-        bands = f" Bands are 95 % bootstrap intervals{cut}."
+        bands = intervals(table, "Bands") + cut
         text += bands * (rows["block"].n_unique() <= frames.MANY)
     text += frames.published_note(rows, options.metric, "Open circles")
     told = []
@@ -363,7 +364,3 @@ def caption(table: pl.DataFrame, options: Options) -> str:
 
 def _change(row: Mapping[str, Any]) -> str:
     return f"{100 * row['change']:+.0f} % in {row['block']}"
-
-
-def _name(column: str) -> str:
-    return "PCK" if column == "pck" else words(column)

@@ -12,20 +12,7 @@ import polars as pl
 from reprscope import published
 from reprscope.errors import UserError
 from reprscope.figures.theme import Theme
-
-KEYS = (
-    "task",
-    "dataset",
-    "view",
-    "model",
-    "resolution",
-    "prompt",
-    "timestep",
-    "seed",
-    "protocol",
-    "position",
-)
-
+from reprscope.labels import KEYS
 
 MANY = 17
 """Lines of more blocks would hide each other: their legend stands below, and bands are left out."""

@@ -11,8 +11,9 @@ import polars as pl
 
 from reprscope.errors import UserError
 from reprscope.figures import frames
-from reprscope.figures.labels import block_label, in_network_order, words
+from reprscope.figures.repeated import intervals
 from reprscope.figures.theme import Theme
+from reprscope.labels import block_label, in_network_order, words
 
 VALUE_WIDTH = 52
 CHARACTER = 6.2
@@ -214,7 +215,7 @@ def caption(table: pl.DataFrame, options: Options) -> str:
     over = ", ".join(filter(None, (frames.count(rows, noun, noun) for noun in ("pairs", "points"))))
     text = f"What each variant gains over the plain task{f' ({where})' if where else ''}"
     text += f", over {over}" if over else ""
-    text += ". Lines are 95 % bootstrap intervals of the difference on the same pairs."
+    text += f".{intervals(table, 'Lines')} Both were measured on the same pairs."
     if not options.positions:
         text += " Shown is the block with the highest plain score."
     for sign, noun in ((1, "Gains"), (-1, "Losses")):

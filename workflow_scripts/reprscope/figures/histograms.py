@@ -12,10 +12,10 @@ import polars as pl
 from numpy.typing import NDArray
 
 from reprscope.figures import frames
-from reprscope.figures.labels import in_network_order, words
 from reprscope.figures.maps import png_url
 from reprscope.figures.norm_maps import name
 from reprscope.figures.theme import Theme
+from reprscope.labels import in_network_order, words
 
 Y_AXIS: Final = 62
 """Room for the vertical axis and its titles."""

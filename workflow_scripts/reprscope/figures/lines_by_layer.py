@@ -20,9 +20,9 @@ import polars as pl
 
 from reprscope.errors import UserError
 from reprscope.figures import frames
-from reprscope.figures.labels import block_label, block_of, in_network_order, words
 from reprscope.figures.repeated import intervals
 from reprscope.figures.theme import Theme, spread
+from reprscope.labels import block_label, block_of, in_network_order, named, words
 
 DIRECT: Final = 5
 """Up to this number of series each has its name at the end of its line; more have a legend."""
@@ -148,10 +148,10 @@ def draw(table: pl.DataFrame, options: Options, theme: Theme) -> alt.TopLevelMix
     """
     rows = _with_gaps(_rows(table, options), options)
     names = _names(rows, options)
-    colours = _colours([_heading(options.series, name) for name in names], names, theme)
+    colours = _colours([named(options.series, name) for name in names], names, theme)
     panels = frames.distinct(rows, options.panel) if options.panel else [None]
     order = in_network_order(rows["position"])
-    texts = [_heading(options.series, name) for name in names] if _direct(names) else []
+    texts = [named(options.series, name) for name in names] if _direct(names) else []
     texts += [words(options.rule)] if isinstance(options.rule, str) and options.rule else []
     margin = 14 + round(_CHARACTER * theme.font_size * max(map(len, texts), default=0))
     width = theme.width - _AXIS_WIDTH - margin
@@ -174,7 +174,7 @@ def draw(table: pl.DataFrame, options: Options, theme: Theme) -> alt.TopLevelMix
                 width=width,
                 pick=pick,
                 name=f"panel_{number}",
-                heading="" if panel is None else _heading(options.panel, panel),
+                heading="" if panel is None else named(options.panel, panel),
                 legend=number == 0,
                 last=number == len(panels) - 1,
             )
@@ -208,11 +208,6 @@ def _colours(texts: Sequence[str], names: Sequence[Any], theme: Theme) -> dict[s
 
 def _mixed(rgb: Sequence[int], other: int, share: float) -> str:
     return "#" + "".join(f"{round(c * (1 - share) + other * share):02x}" for c in rgb)
-
-
-def _heading(column: str, value: object) -> str:
-    """Name of a panel or a series; a number says what it is."""
-    return value if isinstance(value, str) else f"{words(column)} {value}"
 
 
 def _domain(rows: pl.DataFrame, options: Options) -> tuple[float, float]:
@@ -275,7 +270,7 @@ def _panel(
 ) -> alt.LayerChart:
     names = list(colours)
     rows = rows.with_columns(
-        pl.Series(options.series, [_heading(options.series, v) for v in rows[options.series]])
+        pl.Series(options.series, [named(options.series, v) for v in rows[options.series]])
     )
     number = ".1%" if options.percent else ".3~g"
     labels = [layer_label(position, order) for position in order]
@@ -639,7 +634,7 @@ def caption(table: pl.DataFrame, options: Options) -> str:
         ends = " to ".join(
             f"{_print(row[options.metric], options)} ({row['layer']})" for row in (low, high)
         )
-        name = ", ".join(_heading(key, group[key][0]) for key in keys)
+        name = ", ".join(named(key, group[key][0]) for key in keys)
         parts.append(f"{name}: {ends}" if name else ends)
     if 0 < len(parts) <= _SAID:
         text += f" Lowest to highest: {'; '.join(parts)}."

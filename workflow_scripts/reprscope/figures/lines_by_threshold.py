@@ -10,8 +10,8 @@ import altair as alt
 import polars as pl
 
 from reprscope.figures import frames
-from reprscope.figures.labels import block_label
 from reprscope.figures.theme import Theme
+from reprscope.labels import block_label, named
 
 SPACING: Final = 18
 AXIS_WIDTH: Final = 52
@@ -75,7 +75,7 @@ def draw(table: pl.DataFrame, options: Options, theme: Theme) -> alt.TopLevelMix
             theme=theme,
             width=width,
             first=number % columns == 0,
-            heading=str(panel),
+            heading=named(options.panel, panel),
         )
         for number, panel in enumerate(panels)
     ]

@@ -11,14 +11,16 @@ import polars as pl
 
 from reprscope.errors import UserError
 from reprscope.figures import frames
-from reprscope.figures.labels import block_label, in_network_order, words
 from reprscope.figures.repeated import intervals
 from reprscope.figures.theme import Theme
+from reprscope.labels import block_label, in_network_order, named, words
 
 BASELINE_WIDTH = 104
 LEGEND_WIDTH = 84
 AXIS_WIDTH = 52
 SPACING = 18
+ERRORS = frozenset({"error_rate", "rmse", "relative_rmse"})
+"""Metrics of which the highest value is the worst."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,8 +129,8 @@ def draw(table: pl.DataFrame, options: Options, theme: Theme) -> alt.TopLevelMix
     """Draw the lines with their bands; a click in the legend singles out a block.
 
     Bands of more than 17 lines would hide each other, so those are left to the tooltips. The
-    highest point of every panel carries its value. Open circles are published values, where the
-    table has them (:func:`reprscope.published.beside`).
+    highest point of every panel carries its value, unless it is an error. Open circles are
+    published values, where the table has them (:func:`reprscope.published.beside`).
 
     Raises
     ------
@@ -162,7 +164,11 @@ def draw(table: pl.DataFrame, options: Options, theme: Theme) -> alt.TopLevelMix
             last=last,
         ).properties(
             title=alt.Title(
-                str(panel), anchor="middle", frame="group", fontSize=theme.font_size + 1, offset=6
+                named(options.panel, panel),
+                anchor="middle",
+                frame="group",
+                fontSize=theme.font_size + 1,
+                offset=6,
             ),
         )
         charts.append(chart if number else chart.add_params(pick))
@@ -197,7 +203,7 @@ def _panel(
     )
     y = alt.Y(
         f"{options.metric}:Q",
-        title=(options.y_title or _name(options.metric)) if first else None,
+        title=(options.y_title or words(options.metric)) if first else None,
         scale=alt.Scale(domain=[0, top], nice=False),
         axis=alt.Axis(format=".0%" if options.percent else "~g", tickCount=6, labels=first),
     )
@@ -224,7 +230,7 @@ def _panel(
     tooltip = [
         alt.Tooltip("block:N"),
         alt.Tooltip(f"{options.x}:Q", title=words(options.x)),
-        alt.Tooltip(f"{options.metric}:Q", title=_name(options.metric), format=number),
+        alt.Tooltip(f"{options.metric}:Q", title=words(options.metric), format=number),
     ]
     if interval:
         tooltip += [
@@ -302,7 +308,7 @@ def _rules(
             y="value:Q",
             tooltip=[
                 alt.Tooltip("baseline:N"),
-                alt.Tooltip("value:Q", title=_name(options.metric), format=number),
+                alt.Tooltip("value:Q", title=words(options.metric), format=number),
             ],
         )
     ]
@@ -340,16 +346,18 @@ def legible(values: Sequence[float], width: int, *, gap: int = 28) -> list[float
 
 
 def _best(rows: pl.DataFrame, options: Options) -> dict[str, Any] | None:
+    if options.metric in ERRORS:
+        return None
     best = rows.filter(pl.col(options.metric).is_finite())
     row = best.sort(options.metric, descending=True, maintain_order=True).head(1)
     return row.row(0, named=True) if len(row) else None
 
 
 def caption(table: pl.DataFrame, options: Options) -> str:
-    """Say what the lines show, over how many images or pairs, and where each panel peaks."""
+    """Say what the lines show, over how many images or pairs, and where each panel is best."""
     rows, rules = _rows(table, options)
     chosen = frames.select(table, options.filter, [])
-    what = options.y_title or _name(options.metric)
+    what = options.y_title or words(options.metric)
     where = frames.conditions(chosen, without=[options.x])
     over = ", ".join(
         filter(None, (frames.count(rows, noun, noun) for noun in ("images", "pairs", "points")))
@@ -368,14 +376,10 @@ def caption(table: pl.DataFrame, options: Options) -> str:
         best = _best(rows.filter(pl.col(options.panel) == panel), options)
         if best is not None:
             peaks.append(
-                f"{panel} {best['block']} at {words(options.x)} {best[options.x]} "
-                f"({_print(best[options.metric], options)})"
+                f"{named(options.panel, panel)} {best['block']} at "
+                f"{named(options.x, best[options.x])} ({_print(best[options.metric], options)})"
             )
     return text + (f" Highest: {'; '.join(peaks)}." if peaks else "")
-
-
-def _name(column: str) -> str:
-    return "PCK" if column == "pck" else words(column)
 
 
 def _print(value: float, options: Options) -> str:

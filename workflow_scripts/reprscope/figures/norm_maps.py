@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 
 from reprscope.errors import UserError
 from reprscope.figures import frames
-from reprscope.figures.labels import block_label, in_network_order, words
 from reprscope.figures.maps import Picture, Text, canvas, grid, photo_url, png_url, short
 from reprscope.figures.theme import Theme
+from reprscope.labels import block_label, in_network_order, named, words
 
 GAP: Final = 5
 BAR: Final = 8
@@ -115,7 +115,7 @@ def name(column: str, value: Any) -> str:
         return f"t = {value}"
     if column == "resolution":
         return f"{value} px"
-    return str(value) if isinstance(value, str) else f"{words(column)} {value}"
+    return named(column, value)
 
 
 def draw(table: pl.DataFrame, options: Options, theme: Theme) -> alt.TopLevelMixin:

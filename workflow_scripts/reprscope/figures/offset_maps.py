@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 
 from reprscope.errors import UserError
 from reprscope.figures import frames
-from reprscope.figures.labels import block_label, in_network_order, words
 from reprscope.figures.maps import Picture, Text, canvas, png_url
 from reprscope.figures.theme import Theme
+from reprscope.labels import block_label, in_network_order, words
 
 GAP = 10
 LABEL_WIDTH = 66

@@ -19,10 +19,10 @@ from PIL import Image, ImageDraw
 
 from reprscope.errors import UserError
 from reprscope.figures import frames
-from reprscope.figures.labels import block_label, in_network_order
 from reprscope.figures.maps import Picture, Text, canvas, choose, grid, photo_url, png_url
 from reprscope.figures.theme import Theme
 from reprscope.figures.transfer_maps import wheel
+from reprscope.labels import block_label, in_network_order
 
 GAP: Final = 6
 LABEL_WIDTH: Final = 78

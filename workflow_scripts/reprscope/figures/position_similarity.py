@@ -11,10 +11,10 @@ import altair as alt
 import polars as pl
 
 from reprscope.figures import frames
-from reprscope.figures.labels import block_label, in_network_order, words
 from reprscope.figures.maps import Picture, Text, canvas, grid, png_url
 from reprscope.figures.similarity_maps import legend
 from reprscope.figures.theme import Theme
+from reprscope.labels import block_label, in_network_order, named, words
 
 GAP = 3
 BETWEEN = 26
@@ -93,7 +93,7 @@ def draw(table: pl.DataFrame, options: Options, theme: Theme) -> alt.TopLevelMix
     for panel in panels:
         of_panel = rows.filter(pl.col(options.panel) == panel)
         if len(panels) > 1:
-            name = panel if isinstance(panel, str) else f"{words(options.panel)} {panel}"
+            name = named(options.panel, panel)
             y += theme.font_size + 4
             texts.append(Text(x=0, y=y, text=words(name), align="left", bold=True))
         here = in_network_order(of_panel["position"])

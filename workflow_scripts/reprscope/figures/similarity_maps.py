@@ -13,7 +13,6 @@ import polars as pl
 
 from reprscope.errors import UserError
 from reprscope.figures import frames
-from reprscope.figures.labels import block_label, in_network_order
 from reprscope.figures.maps import (
     Picture,
     Text,
@@ -26,6 +25,7 @@ from reprscope.figures.maps import (
     short,
 )
 from reprscope.figures.theme import Theme
+from reprscope.labels import block_label, in_network_order
 from reprscope.similarity import DISTANCES
 
 GAP = 4

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from reprscope.errors import UserError
-from reprscope.figures.labels import block_of, in_network_order
+from reprscope.labels import block_of, in_network_order
 
 UNET_BLOCKS = (
     "conv_in",

@@ -12,9 +12,9 @@ import polars as pl
 from numpy.typing import NDArray
 
 from reprscope.figures import frames
-from reprscope.figures.labels import block_label, in_network_order
 from reprscope.figures.maps import Picture, Text, canvas, choose, grid, photo_url, png_url
 from reprscope.figures.theme import Theme
+from reprscope.labels import block_label, in_network_order
 
 GAP = 6
 LABEL_WIDTH = 62

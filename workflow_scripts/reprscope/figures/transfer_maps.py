@@ -22,10 +22,10 @@ from PIL import Image
 from reprscope.data.canonical import encode_png
 from reprscope.errors import UserError
 from reprscope.figures import frames
-from reprscope.figures.labels import block_label, in_network_order
 from reprscope.figures.maps import Picture, Text, canvas, grid, outlines, photo_url, png_url
 from reprscope.figures.similarity_maps import legend
 from reprscope.figures.theme import Theme
+from reprscope.labels import KEYS, block_label, in_network_order
 
 GAP: Final = 4
 LABEL_WIDTH: Final = 62
@@ -34,7 +34,7 @@ WHEEL: Final = 64
 UNKNOWN: Final = (226, 228, 231)
 PANELS: Final = {"image": "image", "wheel": "colour wheel", "error": "error"}
 SIDES: Final = ("width", "height")
-_KEYS: Final = tuple(key for key in (*frames.KEYS, "image_id", "source_id") if key != "position")
+_KEYS: Final = tuple(key for key in (*KEYS, "image_id", "source_id") if key != "position")
 _MAP: Final = ("row", "col", "source_row", "source_col", "source_rows", "source_cols")
 _ERROR: Final = "error: share of tokens that are closer to the true place"
 _VALUES: Final = ("similarity", "expected_x", "expected_y", "percentile")

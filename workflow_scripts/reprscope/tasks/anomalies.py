@@ -30,8 +30,8 @@ from reprscope.anomalies import (
     patch_means,
     scores,
 )
-from reprscope.figures.labels import block_label
 from reprscope.findings import CONDITION, Findings
+from reprscope.labels import block_label
 from reprscope.metrics import ratios
 from reprscope.parameters import check_whole
 from reprscope.seeds import item_seed

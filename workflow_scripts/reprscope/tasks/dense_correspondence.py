@@ -19,9 +19,8 @@ import polars as pl
 from reprscope.coordinates import Affine, token_centre, token_index
 from reprscope.degradations import last_steps, starts
 from reprscope.errors import UserError
-from reprscope.figures.frames import KEYS
-from reprscope.figures.labels import block_label
 from reprscope.findings import Findings, interval
+from reprscope.labels import KEYS, block_label
 from reprscope.metrics import accuracy, ratios
 from reprscope.seeds import item_seed
 from reprscope.similarity import nearest, normalise

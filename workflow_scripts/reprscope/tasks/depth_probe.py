@@ -34,8 +34,8 @@ import polars as pl
 from reprscope.anomalies import Detection, covered, find
 from reprscope.depth import STRENGTHS, Frame, Moments, huber, ridge
 from reprscope.errors import UserError
-from reprscope.figures.labels import block_label
 from reprscope.findings import CONDITION, Findings
+from reprscope.labels import block_label
 from reprscope.metrics import ratios
 from reprscope.models.positions import spell
 from reprscope.parameters import check_whole

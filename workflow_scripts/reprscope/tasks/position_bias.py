@@ -20,8 +20,8 @@ import numpy as np
 import polars as pl
 
 from reprscope.errors import UserError
-from reprscope.figures.labels import block_label, in_network_order
 from reprscope.findings import Findings, interval, of_blocks
+from reprscope.labels import block_label, in_network_order
 from reprscope.metrics import accuracy
 from reprscope.seeds import item_seed
 from reprscope.similarity import nearest, normalise

@@ -1,4 +1,4 @@
-"""Names of positions as figures print them, and their order in the network.
+"""Names of positions and columns as readers meet them, and their order.
 
 Labels are the thesis': ``up[1]``, ``mid``, ``conv-in``. ``reprscope.models.positions.spell`` reads
 them back, so that a reader can copy a label from a figure into a study.
@@ -7,6 +7,20 @@ them back, so that a reader can copy a label from a figure into a study.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+
+KEYS = (
+    "task",
+    "dataset",
+    "view",
+    "model",
+    "resolution",
+    "prompt",
+    "timestep",
+    "seed",
+    "protocol",
+    "position",
+)
+"""Columns of every table: what a row was measured on."""
 
 Part = tuple[int, int, int, str]
 
@@ -82,7 +96,12 @@ def block_of(position: str) -> str:
 
 def words(name: str) -> str:
     """A column or estimator name in words: ``same_place_in_box`` is ``same place in box``."""
-    return name.replace("_", " ")
+    return "PCK" if name == "pck" else name.replace("_", " ")
+
+
+def named(column: str, value: object) -> str:
+    """Name of a panel or series: a text itself, a number with what it is, ``timestep 50``."""
+    return value if isinstance(value, str) else f"{words(column)} {value}"
 
 
 def _parts(position: str) -> Iterator[tuple[str, int | None]]:
