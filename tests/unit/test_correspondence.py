@@ -7,7 +7,7 @@ import pytest
 from reprscope.coordinates import Affine
 from reprscope.errors import UserError
 from reprscope.tasks import _matching, correspondence
-from reprscope.tasks.correspondence import Parameters, measure, summarise
+from reprscope.tasks.correspondence import Parameters, findings, measure, relate, summarise
 from unit.fakes import FakeAnnotations, FakeRepresentations, pair
 
 WIDE = {"left": (120, 80), "middle": (90, 90), "right": (60, 100)}
@@ -428,3 +428,82 @@ def test_unusable_settings_are_named(settings):
 
 def test_a_list_of_alphas_is_accepted():
     assert Parameters(alphas=[0.1]) == Parameters(alphas=(0.1,))
+
+
+def degraded(views, *, bootstrap=2000):
+    """The table of an experiment from which pairs each view finds: (pairs, 4) of 0 and 1."""
+    parts = []
+    for view, hits in views.items():
+        rows = []
+        for number, found in enumerate(hits):
+            rows += [
+                {
+                    "estimator": estimator, "position": position, "split": "test",
+                    "pair_id": f"p{number:03}", "category": "cat", "keypoint": f"k{point}",
+                    "target_x": 50.0, "target_y": 50.0, "target_width": 100, "target_height": 100,
+                    "box_x0": 0.0, "box_y0": 0.0, "box_x1": 100.0, "box_y1": 100.0,
+                    "predicted_x": None if random else (50.0 if hit and not blind else 90.0),
+                    "predicted_y": None if random else 50.0,
+                }
+                for point, hit in enumerate(found)
+                for estimator, position in (
+                    ("cosine", "mid_block"), ("random", None), ("same_position", None),
+                    ("same_place_in_box", None),
+                )
+                for random, blind in [(estimator == "random", estimator != "cosine")]
+            ]  # fmt: skip
+        summary = summarise(pl.DataFrame(rows), Parameters(bootstrap=bootstrap))
+        parts.append(summary.with_columns(view=pl.lit(view), task=pl.lit("t")))
+    return relate(pl.concat(parts), {"t": Parameters(bootstrap=bootstrap)})
+
+
+def test_a_change_is_of_the_same_pairs_and_has_their_interval():
+    rng = np.random.default_rng(3)
+    # Pairs differ far more from each other than each from its degraded self.
+    clean = rng.random((150, 4)) < rng.choice([0.1, 0.95], (150, 1))
+    noised = clean & (rng.random(clean.shape) < 0.8)
+    table = degraded({"identity": clean, "noise-1": noised})
+    assert not {"of_pair", "correct_of_pair"} & set(table.columns)
+    told = table.filter(pl.col("change").is_not_null())
+    assert set(told["estimator"]) == {"cosine"} and set(told["average"]) == {"point"}
+    first, last = told.filter(alpha=0.1).iter_rows(named=True)
+    assert [first[name] for name in ("change", "change_low", "change_high")] == [0, 0, 0]
+    a, b = clean.sum(axis=1), noised.sum(axis=1)
+    change = b.sum() / a.sum() - 1
+    assert last["change"] == pytest.approx(change)
+    # By the delta method, whose variance of a ratio knows that both are of the same pairs.
+    spread = (b - (1 + change) * a).std() / a.mean() / len(a) ** 0.5
+    assert last["change_low"] == pytest.approx(change - 1.96 * spread, abs=0.3 * spread)
+    assert last["change_high"] == pytest.approx(change + 1.96 * spread, abs=0.3 * spread)
+    assert spread < 0.7 * np.hypot(a.std(), b.std()) / a.mean() / len(a) ** 0.5
+
+
+def test_findings_tell_what_the_last_step_costs():
+    found = np.ones((6, 4), bool)
+    half = found & (np.arange(4) < 2)
+    views = {"identity": found, "noise-1": found, "noise-2": half}
+    table = degraded(views, bootstrap=20).drop("model", strict=False)
+    up = table.with_columns(position=pl.lit("up_blocks.1"), change=pl.col("change") / 2)
+    both = pl.concat([table, up]).with_columns(
+        model=pl.lit("m"), dataset=pl.lit("d"), timestep=pl.lit(50)
+    )
+    both = pl.concat([both, both.with_columns(split=pl.lit("validation"))])
+    sentences = findings(both).sentences
+    assert not [text for text in sentences if "noise-1" in text]
+    (told,) = [text for text in sentences if "noise-2" in text]
+    assert told == (
+        "m finds 50.0 % [50.0, 50.0] of 24 test keypoints of d (view noise-2) within 0.1 of the "
+        "target box in mid at t = 50; mid loses 50 % [50, 50] of its undegraded PCK and up[1] "
+        "25 % [50, 50]."
+    )
+    assert len([text for text in sentences if "loses" in text]) == 1
+
+
+def test_there_is_no_change_without_the_undegraded_pairs_or_above_nothing():
+    found = np.ones((6, 4), bool)
+    some = degraded({"identity": found, "noise-1": found[:5], "blur-1": found}, bootstrap=20)
+    told = some.filter(pl.col("change").is_not_null())
+    assert set(told["view"]) == {"identity", "blur-1"}
+    assert degraded({"noise-1": found}, bootstrap=20)["change"].null_count() > 0
+    lost = degraded({"identity": ~found, "noise-1": ~found}, bootstrap=20)
+    assert lost["change"].null_count() == len(lost)

@@ -101,16 +101,16 @@ def test_a_block_that_is_not_above_chance_has_no_change():
         assert ("mid" in spec["description"].split("last step")[1]) == (not lost)
 
 
-def test_chance_of_keypoints_is_the_random_estimator():
+def test_chance_of_keypoints_is_the_estimator_of_the_same_position():
     table = accuracies().drop("kind").rename({"accuracy": "pck"})
     table = table.with_columns(estimator=pl.lit("cosine"), alpha=0.1, split=pl.lit("test"))
-    random = table.with_columns(
-        estimator=pl.lit("random"),
+    blind = table.with_columns(
+        estimator=pl.lit("same_position"),
         pck=pl.when(pl.col("position") == "mid_block").then(0.72).otherwise(0.1),
     )
     spec = specification(
         degradation_lines,
-        pl.concat([random, table]),
+        pl.concat([blind, table]),
         metric="pck",
         degradations=["blur"],
     )
@@ -118,16 +118,7 @@ def test_chance_of_keypoints_is_the_random_estimator():
     np.testing.assert_allclose(sorted(changes(spec)["up[3]"]), [-0.5, -0.2, -0.1, 0], atol=1e-12)
     rows = [row["pck"] for row in drawn(spec, "pck_0", "line") if row["block"] == "mid"]
     assert rows == [0.8, 0.6, 0.4, 0.2]
-    assert "without mid, not above random at step 0" in spec["description"]
-    easier = random.with_columns(estimator=pl.lit("same_position"), pck=pl.lit(0.1))
-    spec = specification(
-        degradation_lines,
-        pl.concat([random, table, easier]),
-        metric="pck",
-        chance="same_position",
-        degradations=["blur"],
-    )
-    assert len(changes(spec)["mid"]) == 4
+    assert "without mid, not above same position at step 0" in spec["description"]
 
 
 def test_intervals_of_the_change_are_those_of_the_table():
@@ -138,6 +129,9 @@ def test_intervals_of_the_change_are_those_of_the_table():
     assert {(row["change_low"], row["change_high"]) for row in first} == {(0, 0)}
     later = [row for row in bands if row["step"] > 0]
     assert {(row["change_low"], row["change_high"]) for row in later} == {(-0.9, 0.1)}
+    told = table.with_columns(change=pl.lit(-0.3))
+    spec = specification(degradation_lines, told, degradations=["blur"])
+    assert changes(spec)["up[3]"] == {0, -0.3}
     # They are of the accuracy, not of another metric.
     other = specification(
         degradation_lines, table.rename({"accuracy": "within_one"}), metric="within_one"

@@ -26,6 +26,12 @@ from reprscope.figures.theme import Theme
 from reprscope.labels import block_label, in_network_order, words
 
 CHANGE: Final = ("change_low", "change_high")
+BLIND: Final = "same_position"
+"""Estimator without features whose PCK counts as chance."""
+
+RELATED: Final = frozenset({"accuracy", "pck"})
+"""Metrics that the tasks relate to the undegraded view, as ``change`` with its interval."""
+
 LEGEND_WIDTH: Final = 84
 AXIS_WIDTH: Final = 46
 SPACING: Final = 14
@@ -50,9 +56,6 @@ class Options:
         Rows to draw. Columns it leaves open are filtered to the rows of kind ``score``, the
         estimator ``cosine``, the test split, alpha 0.1 and the mean over points, where the table
         has them.
-    chance : str
-        Estimator without features that gives the chance of keypoints, if the table has no column
-        ``chance``: ``random``, ``same_position`` or ``same_place_in_box``.
     relative : bool
         Draw the change relative to the undegraded view as well, below.
     columns : int
@@ -69,7 +72,6 @@ class Options:
     degradations: Sequence[str] = ()
     labels: Mapping[str, str] = field(default_factory=dict)
     filter: Mapping[str, Any] = field(default_factory=dict)
-    chance: str = "random"
     relative: bool = True
     columns: int = 4
     title: str = ""
@@ -91,12 +93,12 @@ def _chosen(table: pl.DataFrame, options: Options, columns: list[str]) -> pl.Dat
 
 
 def _with_chance(rows: pl.DataFrame, table: pl.DataFrame, options: Options) -> pl.DataFrame:
-    """Rows with a column ``chance``: their own, or the score of an estimator without features."""
+    """Rows with a column ``chance``: their own, or the score of :data:`BLIND`."""
     if "chance" in rows.columns:
         return rows
     if "estimator" not in table.columns:
         return rows.with_columns(chance=pl.lit(0.0))
-    blind = frames.select(table, dict(options.filter) | {"estimator": options.chance}, [])
+    blind = frames.select(table, dict(options.filter) | {"estimator": BLIND}, [])
     chance = blind.select("view", "position", chance=options.metric)
     return rows.join(chance, on=["view", "position"], how="left", maintain_order="left")
 
@@ -141,7 +143,7 @@ def _rows(table: pl.DataFrame, options: Options) -> pl.DataFrame:
     return (
         drawn.join(undegraded, on=["degradation", "position"], how="left", maintain_order="left")
         .with_columns(
-            change=pl.col(options.metric) / pl.col("undegraded") - 1,
+            change=_change_of(drawn, options),
             block=pl.col("position").replace_strict({p: block_label(p) for p in order}),
             order=pl.col("position").replace_strict(numbered),
         )
@@ -156,9 +158,17 @@ def _rows(table: pl.DataFrame, options: Options) -> pl.DataFrame:
     )
 
 
+def _change_of(drawn: pl.DataFrame, options: Options) -> pl.Expr:
+    """The table's change where it has one; at step 0 none is left of an undegraded view itself."""
+    computed = pl.col(options.metric) / pl.col("undegraded") - 1
+    if "change" not in drawn.columns:
+        return computed
+    return pl.when(pl.col("step") == 0).then(computed).otherwise("change")
+
+
 def _extra(rows: pl.DataFrame, options: Options) -> list[str]:
     extra = [options.low, options.high, "images", "pairs", "points"]
-    extra += CHANGE if options.metric == "accuracy" else ()
+    extra += ("change", *CHANGE) if options.metric in RELATED else ()
     there = [column for column in extra if column in rows.columns]
     return there + frames.published_columns(rows, options.metric)
 
@@ -340,7 +350,7 @@ def caption(table: pl.DataFrame, options: Options) -> str:
         text += " Below, the change relative to it"
         lost = rows.filter((pl.col("step") == 0) & pl.col("change").is_null())
         blocks = ", ".join(frames.distinct(lost, "block"))
-        chance = "chance" if "estimator" not in chosen.columns else words(options.chance)
+        chance = "chance" if "estimator" not in chosen.columns else words(BLIND)
         text += f", without {blocks}, not above {chance} at step 0." if blocks else "."
     if options.low in rows.columns and options.high in rows.columns:
         cut = " Below, they are cut off at the panels' edge." * (

@@ -61,13 +61,16 @@ import numpy as np
 import polars as pl
 
 from reprscope.coordinates import token_centre
+from reprscope.degradations import last_steps
 from reprscope.errors import UserError
 from reprscope.findings import Findings, chosen_on_validation, interval, told_apart, where
+from reprscope.labels import KEYS
 from reprscope.metrics import correct, pck, random_correct, same_place_in_box
 from reprscope.models.positions import spell
 from reprscope.protocol import Coordinates
 from reprscope.seeds import item_seed
 from reprscope.tasks import CHANGES
+from reprscope.tasks._changes import losses, with_changes
 from reprscope.tasks._combining import Combine, Member, Rule, search_combined, unique_points
 from reprscope.tasks._derived import Derived, Projected, principal_components
 from reprscope.tasks._keypoints import (
@@ -102,10 +105,13 @@ STORES: Final = frozenset({"tokens"})
 PROTOCOL: Final = frozenset({"coordinates"})
 
 BASELINES: Final = ("random", "same_position", "same_place_in_box")
+BLIND: Final = "same_position"
+"""What a block must surpass, so that it can lose something to a degradation."""
+
 TASK: Final = "correspondence"
 EMPTY: Final = "empty"
 SOURCE: Final = "source"
-_SUMMARY: Final = {
+_SUMMARY: Final[dict[str, Any]] = {
     "position": pl.String,
     "split": pl.String,
     "estimator": pl.String,
@@ -119,6 +125,9 @@ _SUMMARY: Final = {
     "gain": pl.Float64,
     "gain_low": pl.Float64,
     "gain_high": pl.Float64,
+    # Keypoints, and correct ones, of each pair: for relate().
+    "of_pair": pl.List(pl.Int32),
+    "correct_of_pair": pl.List(pl.Int32),
 }
 
 log = logging.getLogger(__name__)
@@ -357,8 +366,10 @@ def summarise(measurements: pl.DataFrame, parameters: Parameters) -> pl.DataFram
     ``position``, ``split``, ``estimator``, ``alpha``, ``average`` (``point``, ``pair``,
     ``category``; see :func:`reprscope.metrics.pck`), ``points``, ``pairs``, ``pck``, ``low``,
     ``high``; ``gain``, ``gain_low``, ``gain_high`` over ``plain`` of a variant's ``cosine``, with
-    intervals over the same pairs, null elsewhere. The estimators without features are repeated at
-    every position. All positions and estimators are scored on the same resamples of the pairs.
+    intervals over the same pairs, null elsewhere; ``of_pair`` and ``correct_of_pair``, keypoints
+    and correct ones of every pair, of ``cosine`` averaged over points. The estimators without
+    features are repeated at every position. All positions and estimators are scored on the same
+    resamples of the pairs.
     """
     positions = measurements["position"].drop_nulls().unique(maintain_order=True).to_list()
     alphas = parameters.alphas
@@ -402,8 +413,53 @@ def summarise(measurements: pl.DataFrame, parameters: Parameters) -> pl.DataFram
                     column = (len(series) + number) * len(alphas) + i
                     gains = [float(bound[column]) for bound in bounds]
                 counts = (pairs["points"].sum(), len(pairs))
-                rows.append((position, split, estimator, alpha, average, *counts, *values, *gains))
+                told = estimator == "cosine" and average == "point"
+                each = [pairs["points"], series[one][str(alpha)].cast(pl.Int32)]
+                rows.append(
+                    (
+                        *(position, split, estimator, alpha, average, *counts, *values, *gains),
+                        *(one.to_list() if told else None for one in each),
+                    )
+                )
     return pl.DataFrame(rows, schema=_SUMMARY, orient="row")
+
+
+def relate(table: pl.DataFrame, parameters: Mapping[str, Parameters]) -> pl.DataFrame:
+    """Compare every view with the undegraded one of the same experiment.
+
+    Parameters
+    ----------
+    table
+        Summaries of all measurements, with what they were measured under.
+    parameters
+        Settings of each task.
+
+    Returns
+    -------
+    The table with ``change``, the PCK of ``cosine`` over points relative to that of the view from
+    which a degradation starts (:func:`reprscope.degradations.start_of`), minus 1, ``change_low``
+    and ``change_high``, its 95 % bootstrap interval: pairs are resampled together with their
+    undegraded selves. Null without such a view, if it shows other keypoints, and in blocks that do
+    not find more there than :data:`BLIND` does. Without ``of_pair`` and ``correct_of_pair``.
+    """
+    points = table.filter(pl.col("average") == "point")
+    own = points.filter(pl.col("estimator") == "cosine")
+    others = [key for key in (*KEYS, "split", "alpha") if key in table.columns]
+    blind = points.filter(pl.col("estimator") == BLIND).select(*others, blind="pck")
+
+    def sampling(row: Mapping[str, Any]) -> tuple[int, int]:
+        chosen = parameters[row["task"]]
+        return chosen.bootstrap, item_seed(TASK, chosen.seed, row["split"])
+
+    return with_changes(
+        table,
+        own,
+        own.join(blind, on=others).filter(pl.col("low") > pl.col("blind")),
+        values="correct_of_pair",
+        alike="of_pair",
+        further=("split", "alpha", "estimator", "average"),
+        sampling=sampling,
+    ).drop("of_pair", "correct_of_pair")
 
 
 class _Variant:
@@ -573,15 +629,22 @@ def _scores(measurements: pl.DataFrame, alphas: tuple[float, ...], *, strict: bo
 
 
 def findings(table: pl.DataFrame) -> Findings:
-    """Best block of each model and variant, chosen on validation pairs, beside the estimators."""
+    """Best block of each model and variant, chosen on validation pairs, beside the estimators.
+
+    Of the steps of one degradation (see :mod:`reprscope.degradations`) the last is told, with what
+    it costs.
+    """
     alphas = table["alpha"].unique().sort()
     alpha = alphas[int((alphas - 0.1).abs().arg_min() or 0)]
     scored = table.filter((pl.col("average") == "point") & (pl.col("alpha") == alpha))
-    best = chosen_on_validation(scored.filter(pl.col("estimator") == "cosine"), "pck")
+    own = scored.filter(pl.col("estimator") == "cosine")
+    best = chosen_on_validation(own, "pck")
+    if "view" in best.columns:
+        best = best.filter(pl.col("view").is_in(last_steps(best["view"].to_list())))
     sentences = [
         f"{row['model']} finds {interval(row['pck'], row['low'], row['high'])} of {row['points']} "
         f"test keypoints of {row['dataset']}{under} within {alpha:g} of the target box in "
-        f"{where(row['position'], row['timestep'])}{_gained(row)}."
+        f"{where(row['position'], row['timestep'])}{_gained(row)}{_lost(row, own)}."
         for row, under in zip(best.iter_rows(named=True), told_apart(best), strict=True)
     ]
     others = scored.filter(pl.col("estimator").is_in(BASELINES) & (pl.col("split") == "test"))
@@ -591,6 +654,14 @@ def findings(table: pl.DataFrame) -> Findings:
         share = interval(row["pck"], row["low"], row["high"])
         sentences.append(f"Without looking, the {name} estimator reaches {share} of them.")
     return Findings(sentences, best)
+
+
+def _lost(row: Mapping[str, Any], own: pl.DataFrame) -> str:
+    """What a degradation costs, in words; nothing without one."""
+    if row.get("change") is None:
+        return ""
+    keys = [key for key in (*KEYS, "split") if key in own.columns and key != "position"]
+    return losses(own.filter(*(pl.col(key) == row[key] for key in keys)), "PCK")
 
 
 def _gained(row: Mapping[str, Any]) -> str:

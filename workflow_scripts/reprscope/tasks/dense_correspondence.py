@@ -21,10 +21,11 @@ from reprscope.degradations import last_steps, starts
 from reprscope.errors import UserError
 from reprscope.findings import Findings, interval
 from reprscope.labels import KEYS, block_label
-from reprscope.metrics import accuracy, ratios
+from reprscope.metrics import accuracy
 from reprscope.seeds import item_seed
 from reprscope.similarity import nearest, normalise
 from reprscope.tasks import PICTURE
+from reprscope.tasks._changes import losses, with_changes
 from reprscope.tasks._pictures import Choice, choose, encoded_png, finite_tokens, frame
 
 if TYPE_CHECKING:
@@ -556,31 +557,21 @@ def relate(table: pl.DataFrame, parameters: Mapping[str, Parameters]) -> pl.Data
     its 95 % bootstrap interval: images are resampled together with their undegraded selves. Null
     without such a view, and in blocks that are not above chance there. Without ``shares``.
     """
-    keys = [key for key in KEYS if key in table.columns and key != "view"]
     scores = table.filter(pl.col("kind") == "score")
-    start = starts(scores["view"].unique(maintain_order=True).to_list())
-    above = scores.filter(pl.col("low") > pl.col("chance"))
-    both = scores.with_columns(start=pl.col("view").replace_strict(start, return_dtype=pl.String))
-    both = both.join(
-        above.select(*keys, start="view", before="shares"),
-        on=[*keys, "start"],
-        maintain_order="left",
-    )
-    changes: list[tuple[float, ...]] = []
-    for row in both.iter_rows(named=True):
+
+    def sampling(row: Mapping[str, Any]) -> tuple[int, int]:
         chosen = parameters[row["task"]]
-        found = ratios(
-            np.array([row["shares"]]).T,
-            np.array([row["before"]]).T,
-            replicates=chosen.bootstrap,
-            seed=item_seed(_KIND, chosen.seed),
-        )
-        changes.append(tuple(float(bound[0]) - 1 for bound in found))
-    names = ("change", "change_low", "change_high")
-    schema = [(name, pl.Float64) for name in names]
-    columns = [*keys, "view", "kind"]
-    related = both.select(columns).hstack(pl.DataFrame(changes, schema=schema, orient="row"))
-    return table.drop("shares").join(related, on=columns, how="left", maintain_order="left")
+        return chosen.bootstrap, item_seed(_KIND, chosen.seed)
+
+    return with_changes(
+        table,
+        scores,
+        scores.filter(pl.col("low") > pl.col("chance")),
+        values="shares",
+        alike="images",
+        further=("kind",),
+        sampling=sampling,
+    ).drop("shares")
 
 
 def findings(table: pl.DataFrame) -> Findings:
@@ -599,7 +590,6 @@ def findings(table: pl.DataFrame) -> Findings:
     parts = last.partition_by(groups, maintain_order=True)
     # What a degradation did is said first, and how it was without one after that.
     for rows in sorted(parts, key=lambda rows: rows["view"][0] == start[rows["view"][0]]):
-        known = rows.filter(pl.col("change").is_not_null())
         name, view = rows["model"][0], rows["view"][0]
         best = rows.sort("accuracy", descending=True, maintain_order=True).row(0, named=True)
         share = interval(best["accuracy"], best["low"], best["high"])
@@ -607,22 +597,10 @@ def findings(table: pl.DataFrame) -> Findings:
             f"{name}, {view}: {block_label(best['position'])} finds most tokens again, {share} of "
             f"{best['tokens']} in {best['images']} images (chance {100 * best['chance']:.2g} %)"
         )
-        if len(known) > 1 and view != start[view]:
-            order = known.sort("change", maintain_order=True)
-            most, least = order.row(0, named=True), order.row(-1, named=True)
-            sentence += (
-                f"; {block_label(most['position'])} loses {_lost(most)} of its undegraded accuracy "
-                f"and {block_label(least['position'])} {_lost(least)}"
-            )
+        sentence += losses(rows, "accuracy")
         sentences.append(f"{sentence}.")
         kept.append(rows)
     columns = ["accuracy", "low", "high", "change", "change_low", "change_high"]
     columns += ["within_one", "error", "chance"]
     shown = pl.concat(kept) if kept else last
     return Findings(sentences, shown.select("view", *keys, "images", "tokens", *columns))
-
-
-def _lost(row: Mapping[str, Any]) -> str:
-    """Loss with its interval: ``50 % [48, 52]``."""
-    most, least = -100 * row["change_low"], -100 * row["change_high"]
-    return f"{-100 * row['change']:.0f} % [{least:.0f}, {most:.0f}]"
