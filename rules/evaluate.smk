@@ -31,15 +31,11 @@ rule decode_noise:
     input:
         unpack(decode_inputs),
     output:
-        paths.MEASUREMENT.replace("{hookset}", tasks.LATENTS),
+        paths.DECODED,
     log:
-        paths.job_file("logs", "decode_noise", paths.MEASUREMENT, ".log").replace(
-            "{hookset}", tasks.LATENTS
-        ),
+        paths.job_file("logs", "decode_noise", paths.DECODED, ".log"),
     benchmark:
-        paths.job_file(
-            "benchmarks", "decode_noise", paths.MEASUREMENT, ".tsv"
-        ).replace("{hookset}", tasks.LATENTS)
+        paths.job_file("benchmarks", "decode_noise", paths.DECODED, ".tsv")
     conda:
         "../envs/models.yaml"
     threads: 1

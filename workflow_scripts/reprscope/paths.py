@@ -17,6 +17,9 @@ REPRESENTATIONS = (
 MEASUREMENT = (
     "results/measurements/{task}/{dataset}/{view}/{model}/" + CONDITION + "/{hookset}.parquet"
 )
+DECODED = MEASUREMENT.replace("{hookset}", "latents")
+"""Measurements of the denoiser's input; ``latents`` is :data:`reprscope.tasks.LATENTS`."""
+
 TABLE = "results/tables/{experiment}.parquet"
 SCORECARD = "results/tables/scorecard.parquet"
 PUBLISHED = "resources/published"

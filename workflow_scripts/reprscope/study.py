@@ -558,8 +558,6 @@ def _experiments(entries: Sequence[Mapping[str, Any]]) -> dict[str, Experiment]:
             )
         if name in found:
             raise UserError(f"Two experiments have the name {name}: rename one.")
-        if name == "scorecard":
-            raise UserError("No experiment can be named scorecard, as a table is: rename it.")
         drawn: dict[str, FigureEntry] = {}
         for figure in entry.get("figures", ()):
             if figure["name"] in drawn:

@@ -67,6 +67,7 @@ from reprscope.findings import Findings, chosen_on_validation, interval, told_ap
 from reprscope.labels import KEYS
 from reprscope.metrics import correct, pck, random_correct, same_place_in_box
 from reprscope.models.positions import spell
+from reprscope.parameters import check_whole
 from reprscope.protocol import Coordinates
 from reprscope.seeds import item_seed
 from reprscope.tasks import CHANGES
@@ -204,8 +205,7 @@ class Parameters:
                 f"alphas is {list(self.alphas)}; "
                 "list at least one positive number, and each only once."
             )
-        if not isinstance(self.bootstrap, int) or self.bootstrap < 1:
-            raise UserError(f"bootstrap is {self.bootstrap!r}; write a whole number from 1.")
+        check_whole(self, "bootstrap", "subdivide")
         if not isinstance(self.seed, int):
             raise UserError(f"seed is {self.seed!r}; write a whole number.")
         if not isinstance(self.strict, bool):
@@ -232,8 +232,6 @@ class Parameters:
             raise UserError("own is false, but there are no variants; name one.")
         if self.pca is not None and self.pca < 1:
             raise UserError(f"pca is {self.pca}; write a whole number from 1, or null.")
-        if self.subdivide < 1:
-            raise UserError(f"subdivide is {self.subdivide}; write a whole number from 1.")
         if not self.smooth >= 0:
             raise UserError(f"smooth is {self.smooth}; write a number from 0.")
 

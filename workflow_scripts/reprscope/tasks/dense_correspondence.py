@@ -22,6 +22,7 @@ from reprscope.errors import UserError
 from reprscope.findings import Findings, interval
 from reprscope.labels import KEYS, block_label
 from reprscope.metrics import accuracy
+from reprscope.parameters import check_whole
 from reprscope.seeds import item_seed
 from reprscope.similarity import nearest, normalise
 from reprscope.tasks import PICTURE
@@ -145,8 +146,7 @@ class Parameters(Choice):
             )
         if self.candidates not in ("all", "overlap"):
             raise UserError(f"candidates is {self.candidates!r}; write all or overlap.")
-        if not isinstance(self.bootstrap, int) or self.bootstrap < 1:
-            raise UserError(f"bootstrap is {self.bootstrap!r}; write a whole number from 1.")
+        check_whole(self, "bootstrap")
         if not isinstance(self.seed, int):
             raise UserError(f"seed is {self.seed!r}; write a whole number.")
 

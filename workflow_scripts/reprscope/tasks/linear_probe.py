@@ -23,6 +23,7 @@ import polars as pl
 from reprscope.errors import UserError
 from reprscope.findings import Findings, chosen_on_validation, interval, told_apart, where
 from reprscope.metrics import accuracy
+from reprscope.parameters import check_whole
 from reprscope.seeds import item_seed
 
 if TYPE_CHECKING:
@@ -76,10 +77,7 @@ class Parameters:
             raise UserError(
                 f"learning_rate is {self.learning_rate!r}; write a positive number such as 0.001."
             )
-        for name in ("batch", "epochs", "bootstrap"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
-                raise UserError(f"{name} is {value!r}; write a whole number from 1.")
+        check_whole(self, "batch", "epochs", "bootstrap")
         if not self.seeds or len(set(self.seeds)) != len(self.seeds):
             raise UserError(f"seeds is {list(self.seeds)}; list at least one, and each only once.")
         if self.initialisation not in INITIALISATIONS:

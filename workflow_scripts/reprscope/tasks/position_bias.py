@@ -23,6 +23,7 @@ from reprscope.errors import UserError
 from reprscope.findings import Findings, interval, of_blocks
 from reprscope.labels import block_label, in_network_order
 from reprscope.metrics import accuracy
+from reprscope.parameters import check_whole
 from reprscope.seeds import item_seed
 from reprscope.similarity import nearest, normalise
 from reprscope.tasks._pictures import finite_tokens
@@ -66,10 +67,7 @@ class Parameters:
     def __post_init__(self) -> None:
         # A study's list becomes a tuple here, so that parameters stay hashable.
         object.__setattr__(self, "within", tuple(self.within))
-        for name in ("pairs", "bootstrap"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
-                raise UserError(f"{name} is {value!r}; write a whole number from 1.")
+        check_whole(self, "pairs", "bootstrap")
         if not self.within or any(w < 0 for w in self.within):
             raise UserError(f"within is {list(self.within)}; list distances from 0, in tokens.")
 

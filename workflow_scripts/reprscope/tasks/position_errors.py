@@ -38,6 +38,7 @@ from reprscope.coordinates import token_centre
 from reprscope.errors import UserError
 from reprscope.findings import Findings, interval, of_blocks, where
 from reprscope.metrics import LEVEL, bootstrap_ratio, correct
+from reprscope.parameters import check_whole
 from reprscope.seeds import item_seed
 from reprscope.tasks._keypoints import SPLITS, boxes, in_whole_encoded_pixels, of_pairs
 from reprscope.tasks._matching import (
@@ -151,9 +152,7 @@ class Parameters:
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise UserError(f"{name} is {value!r}; write a positive number.")
-        for name in ("cells", "bins", "bootstrap"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} is {getattr(self, name)}; write a whole number from 1.")
+        check_whole(self, "cells", "bins", "bootstrap")
         if not 0 <= self.least < 1:
             raise UserError(f"least is {self.least}; write a share from 0 to below 1.")
 

@@ -35,6 +35,7 @@ from reprscope.data.shares import drawn_split
 from reprscope.errors import UserError
 from reprscope.findings import Findings, chosen_on_validation, interval, where
 from reprscope.metrics import accuracy
+from reprscope.parameters import check_whole
 from reprscope.seeds import item_seed
 from reprscope.tasks import PICTURE
 from reprscope.tasks._pictures import encoded_png, finite_tokens
@@ -150,12 +151,8 @@ class Parameters:
             raise UserError(
                 f"learning_rate is {self.learning_rate!r}; write a positive number such as 0.001."
             )
-        least = {"batch": 1, "epochs": 1, "bootstrap": 1}
-        least |= {"least_steps": 0, "tokens_per_image": 0, "examples": 0}
-        for name, number in least.items():
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < number:
-                raise UserError(f"{name} is {value!r}; write a whole number from {number}.")
+        check_whole(self, "batch", "epochs", "bootstrap")
+        check_whole(self, "least_steps", "tokens_per_image", "examples", least=0)
         if self.initialisation not in INITIALISATIONS:
             raise UserError(
                 f"initialisation is {self.initialisation!r}; "

@@ -19,6 +19,7 @@ import numpy as np
 import polars as pl
 
 from reprscope.errors import UserError
+from reprscope.parameters import check_whole
 from reprscope.similarity import normalise
 from reprscope.tasks._pictures import finite_tokens
 
@@ -48,8 +49,7 @@ class Parameters:
     references: int = 8
 
     def __post_init__(self) -> None:
-        if not isinstance(self.references, int) or self.references < 1:
-            raise UserError(f"references is {self.references!r}; write a whole number from 1.")
+        check_whole(self, "references")
 
 
 def measure(
