@@ -1,4 +1,4 @@
-"""The studies of the thesis and the paper: their whole plan, and all of their figures."""
+"""The studies of the published models: their whole plan, and all of their figures."""
 
 import json
 import os
@@ -13,6 +13,7 @@ from conftest import ROOT, smooth_image
 from project import make
 from reprscope import figures, published, specs, tasks
 from reprscope.comparison import matches
+from reprscope.figures.repeated import over
 from reprscope.parameters import build
 from reprscope.study import parse, read
 from unit.fakes import FakeAnnotations, FakeRepresentations, pair
@@ -121,7 +122,29 @@ PAPER = {
 }
 
 
-@pytest.mark.parametrize(("study", "jobs"), [("thesis", THESIS), ("paper", PAPER)])
+# Protocol: five seeds; photographs in 2 shards at two timesteps under two protocols; SPair-71k in 6
+# at one timestep under six other protocols for two models, and at two timesteps for one of them.
+SEEDS_DRAWN, PARTS = 5, 6
+PROTOCOL = {
+    "fetch_spair": 1,
+    "fetch_imagenet-subset": 1,
+    "fetch_model": 2,
+    "encode_prompts": 2,
+    # [0, 1] of two protocols; the rest share theirs.
+    "encode_images": 2 + 2 * 2 * 6,
+    "extract": 2 * 2 * 2 * SEEDS_DRAWN + 2 * PARTS * 6 + (6 + 2 * SEEDS_DRAWN * 6),
+    "evaluate": 2 * 2 * SEEDS_DRAWN + 2 * PARTS + (2 + 1 + 1) * SEEDS_DRAWN,
+    "shapes": 1,
+    "tabulate": 5,
+    "figure": 2 + 2 + 2 + 1 + 1,
+    "scorecard": 1,
+    "report": 1,
+}
+
+
+@pytest.mark.parametrize(
+    ("study", "jobs"), [("thesis", THESIS), ("paper", PAPER), ("protocol", PROTOCOL)]
+)
 def test_the_whole_study_is_planned_without_weights_or_network(tmp_path, monkeypatch, study, jobs):
     project = make(tmp_path / "project", ROOT / "config.yaml")
     shutil.copytree(ROOT / "studies", project.folder / "studies")
@@ -133,7 +156,7 @@ def test_the_whole_study_is_planned_without_weights_or_network(tmp_path, monkeyp
 
 EXPERIMENTS = [
     (name, entry["name"])
-    for name in ("thesis", "paper")
+    for name in ("thesis", "paper", "protocol", "embedded")
     for entry in read(ROOT / f"studies/{name}.yaml")["experiments"]
 ]
 
@@ -158,30 +181,35 @@ def test_its_figures_can_be_drawn_from_the_table_that_the_experiment_makes(
     kind = settings["kind"]
     task = tasks.load(kind)
     annotations = _nine_images()
-    # Measurements of one task and view have the same numbers: only what tells them apart matters.
-    measured = {}
+    # Measurements of one task, view and protocol, as far as the task reads it, have the same
+    # numbers: only what tells them apart matters.
+    measured, files = {}, []
     for one in settings["measurements"]:
-        path = tmp_path / f"{one['task']}_{one['view']}.parquet"
-        measured.setdefault(path, one)
-    for path, one in measured.items():
+        parts = {part: getattr(study.protocols[one["protocol"]], part) for part in task.PROTOCOL}
+        files.append(tmp_path / "_".join([one["task"], one["view"], *parts.values()]))
+        measured.setdefault(files[-1], (one, parts))
+    for path, (one, parts) in measured.items():
         # What a small run needs less of; the table's form does not depend on it.
         parameters = settings["tasks"][one["task"]]
         few = ("epochs", "least_steps", "steps", "bootstrap")
         parameters |= {key: min(2, parameters[key]) for key in few if key in parameters}
+        # Images and categories that are there, where a study names others.
+        there = {"images": NAMES, "listed": ["cat", "dog", "horse"]}
+        parameters |= {
+            key: v[: len(parameters[key])] for key, v in there.items() if key in parameters
+        }
         parameters = build(task.Parameters, parameters, entry=one["task"])
         companions = {
             number: _representations(study, one | changes, positions)
             for number, changes in tasks.companions(kind, parameters).items()
         }
-        keywords = {"companions": companions} if companions else {}
+        keywords = parts | ({"companions": companions} if companions else {})
         if tasks.LATENTS in task.STORES:
             keywords = {"decode": lambda names: annotations.pictures.items()}
         own = _representations(study, one, positions or ["mean"])
         task.measure(own, annotations, parameters, **keywords).write_parquet(path)
     summarise.main(
-        measurements=[
-            tmp_path / f"{one['task']}_{one['view']}.parquet" for one in settings["measurements"]
-        ],
+        measurements=files,
         out=tmp_path / "table.parquet",
         spec=json.dumps(settings),
     )
@@ -193,10 +221,13 @@ def test_its_figures_can_be_drawn_from_the_table_that_the_experiment_makes(
         options = figure.options
         if hasattr(options, "least"):
             options = replace(options, least=1)
-        module.draw(table, options, study.theme)
+        frame = over(table, figure.over, options) if figure.over else table
+        module.draw(frame, options, study.theme)
+        caption = module.caption(frame, options)
         # The caption names the protocol unless it is the right one.
-        shown = "protocol thesis" in module.caption(table, options)
-        assert shown == ("standard" not in figure.name)
+        assert ("protocol thesis" in caption) == (
+            name in ("thesis", "paper") and "standard" not in figure.name
+        )
 
 
 def _published_values_have_a_row(study, name, experiment, table):
