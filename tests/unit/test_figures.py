@@ -443,6 +443,13 @@ def test_the_reference_is_marked_in_the_image():
         assert ring["x"] == pytest.approx(picture["x"] + x * picture["w"])
         assert ring["y"] == pytest.approx(picture["y"] + 0.7 * picture["h"])
         assert picture["h"] / picture["w"] == pytest.approx(16 / 24)
+    corner = tables.similarity(models=["nano-sd"]).with_columns(
+        pl.col("reference_x", "reference_y") * 0
+    )
+    (layer, rings) = marks(draw("similarity_maps", corner), "point")[0]
+    radius = (layer["mark"]["size"] / np.pi) ** 0.5
+    for picture, ring in zip(pictures, rings, strict=True):
+        assert ring["x"] - radius > picture["x"] and ring["y"] - radius > picture["y"]
 
 
 def test_many_positions_wrap():

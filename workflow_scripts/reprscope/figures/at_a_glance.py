@@ -17,7 +17,7 @@ import polars as pl
 from reprscope.errors import UserError
 from reprscope.figures import frames
 from reprscope.figures.maps import Picture, Text, canvas, grid, photo_url, pixel, png_url
-from reprscope.figures.similarity_maps import legend, rings
+from reprscope.figures.similarity_maps import legend, ring, rings
 from reprscope.figures.theme import Theme
 from reprscope.labels import block_label, in_network_order
 
@@ -26,6 +26,7 @@ LABEL: Final = 92
 """Room for the names of the blocks."""
 LARGEST: Final = 170
 LETTERS: Final = "ABCDEFGH"
+RING: Final = 150
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,15 +123,8 @@ def draw(table: pl.DataFrame, options: Options, theme: Theme) -> alt.TopLevelMix
             label = {"model": str(model), "image_id": str(image)}
             pictures.append(Picture(x=0, y=y, width=side, height=height, url=url, tooltip=label))
             for letter, row in zip(LETTERS, photo.iter_rows(named=True), strict=False):
-                # Kept inside, so that the ring of a token in the corner is whole.
-                inset = 9.0
-                marks.append(
-                    {
-                        "x": min(max(row["reference_x"] * side, inset), side - inset),
-                        "y": top + min(max(row["reference_y"] * height, inset), height - inset),
-                        "letter": letter,
-                    }
-                )
+                place = ring(row, (0, top, side, height), RING)
+                marks.append({**place, "letter": letter})
             for position in in_network_order(here.filter(pl.col("kind") == "map")["position"]):
                 _block(
                     here, position, tasks, (low, high), xs, y, side, height, theme, pictures, texts
@@ -145,7 +139,7 @@ def draw(table: pl.DataFrame, options: Options, theme: Theme) -> alt.TopLevelMix
         theme=theme,
         formats={"similarity": ".3f", "norm": ".3~f"},
         extra=[
-            *rings(marks, 150),
+            *rings(marks, RING),
             *_letters(marks, theme),
             legend(low, high, theme, title="cosine similarity"),
         ],

@@ -138,6 +138,7 @@ def draw(table: pl.DataFrame, options: Options, theme: Theme) -> alt.TopLevelMix
     pictures: list[Picture] = []
     texts: list[Text] = []
     marks: list[dict[str, float]] = []
+    ring_size = max(40.0, side * side / 70)
     y = 0.0
     for model in models:
         if len(models) > 1:
@@ -167,12 +168,7 @@ def draw(table: pl.DataFrame, options: Options, theme: Theme) -> alt.TopLevelMix
             )
             # The reference token may be that of another image.
             if picture.get("reference_image") in (None, image_id):
-                marks.append(
-                    {
-                        "x": LABEL_WIDTH + picture["reference_x"] * side,
-                        "y": y + picture["reference_y"] * height,
-                    }
-                )
+                marks.append(ring(picture, (LABEL_WIDTH, y, side, height), ring_size))
             if number == 0:
                 texts.append(Text(x=LABEL_WIDTH + side / 2, y=y - 4, text="image"))
             for start in range(0, len(here), columns):
@@ -209,11 +205,27 @@ def draw(table: pl.DataFrame, options: Options, theme: Theme) -> alt.TopLevelMix
         theme=theme,
         formats={options.metric: ".3f"},
         extra=[
-            *rings(marks, max(40.0, side * side / 70)),
+            *rings(marks, ring_size),
             legend(low, high, theme, title=_title(rows, options)),
         ],
         title=options.title,
     )
+
+
+def ring(
+    row: Mapping[str, Any], place: tuple[float, float, float, float], size: float
+) -> dict[str, float]:
+    """Centre of a ring around the reference token of a row.
+
+    A ring is kept inside the picture at ``place`` (x, y, width, height), so that one in the corner
+    is whole; ``size`` is its area.
+    """
+    x, y, width, height = place
+    inset = math.sqrt(size / math.pi) + 2
+    return {
+        "x": x + min(max(row["reference_x"] * width, inset), width - inset),
+        "y": y + min(max(row["reference_y"] * height, inset), height - inset),
+    }
 
 
 def rings(marks: Sequence[Mapping[str, Any]], size: float) -> list[alt.Chart]:
