@@ -146,7 +146,7 @@ def sentence(table: pl.DataFrame, column: str, options: Any) -> str:
         As :func:`over` does.
     """
     found = over(table, column, options).drop_nulls(DEVIATION)
-    metric = words(options.metric)
+    metric = getattr(options, "y_title", "") or words(options.metric)
     if found.is_empty():
         return f"Nothing can be said of how {metric} moves with other noise: it has no values."
     print_ = _points if getattr(options, "percent", True) else "{:.2g}".format
