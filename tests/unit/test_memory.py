@@ -1,5 +1,6 @@
 """Batches that do not fit are run in parts, by what a first image needed and by what failed."""
 
+import json
 import os
 import subprocess
 import sys
@@ -121,20 +122,41 @@ def test_other_errors_are_not_taken_for_lack_of_memory():
         list(passes(BatchSize(CPU), 4, fail_above(0, [], RuntimeError("shapes"))))
 
 
-def test_on_a_processor_the_first_item_says_how_many_fit(monkeypatch):
-    """Each item takes 64 MB, of which 512 MB are there: 8 would fit without a margin."""
-    monkeypatch.setattr(memory, "available", lambda: 512 << 20)
-    size, seen = BatchSize(CPU), []
+FIRST_ITEM = """
+import json
+import types
+import numpy as np
+from reprscope import memory
 
-    def pass_over(items: slice) -> int:
-        seen.append(items.stop - items.start)
-        return int(np.ones((seen[-1], 8 << 20)).sum())
+memory.available = lambda: 512 << 20
+size, seen = memory.BatchSize(types.SimpleNamespace(type="cpu")), []
 
-    total = sum(result for _, result in passes(size, 20, pass_over, each=64 << 20))
+def pass_over(items):
+    seen.append(items.stop - items.start)
+    return int(np.ones((seen[-1], 8 << 20)).sum())
+
+parts = size.parts(20, pass_over, item="An image", ample=64 << 20)
+print(json.dumps([sum(result for _, result in parts), size.limit, seen]))
+"""
+
+
+def test_on_a_processor_the_first_item_says_how_many_fit():
+    """Each item takes 64 MB, of which 512 MB are there: 8 would fit without a margin.
+
+    In a process of its own: what other tests leave behind may be freed at any moment.
+    """
+    found = subprocess.run(
+        [sys.executable, "-c", FIRST_ITEM],
+        env=os.environ | {"PYTHONPATH": str(Path(memory.__file__).parents[1])},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    total, limit, seen = json.loads(found.stdout)
     assert total == 20 * (8 << 20)
     assert seen[0] == 1
-    assert 4 <= size.limit <= 7
-    assert set(seen[1:-1]) == {size.limit}
+    assert 4 <= limit <= 7
+    assert set(seen[1:-1]) == {limit}
     assert sum(seen[1:]) == 20
 
 
