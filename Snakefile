@@ -16,6 +16,14 @@ include: "rules/report.smk"
 include: "rules/train.smk"
 
 
+onstart:
+    jobs.remember(TOGETHER)
+    # With a limit of jobs per second, Snakemake looks for jobs once more a second for every job that
+    # has ended, hundreds of times a second in a large study. A single machine needs no such limit.
+    if workflow.local_exec:
+        workflow.scheduler.job_rate_limiter = None
+
+
 rule all:
     default_target: True
     input:

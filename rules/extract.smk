@@ -63,7 +63,3 @@ for number, stores in enumerate(TOGETHER):
             "../workflow_scripts/extract.py"
 
     workflow.ruleorder(f"extract_together_{number}", "extract")
-
-
-onstart:
-    jobs.remember(TOGETHER)

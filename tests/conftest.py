@@ -76,7 +76,7 @@ def image_frame(sizes: list[tuple[int, int]], **columns) -> pl.DataFrame:
 def finished(tmp_path_factory) -> Project:
     """The small study, run once."""
     project = make(tmp_path_factory.mktemp("workflow") / "finished")
-    project.run()
+    project.log = project.run("--verbose")
     return project
 
 

@@ -18,6 +18,7 @@ class Project:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.log = ""  # of the run that finished it
 
     def snakemake(self, *arguments: str, **kwargs) -> subprocess.CompletedProcess[str]:
         return subprocess.run(

@@ -1,5 +1,6 @@
 """How much one job does is a matter of speed: outputs stay the same."""
 
+import re
 import shutil
 
 import numpy as np
@@ -94,3 +95,12 @@ def test_shards_follow_from_their_size(project):
     planned = project.planned("results/tables/correspondence.parquet")
     assert planned["encode_images"] == 3
     assert planned["extract"] == 6
+
+
+def test_jobs_are_looked_for_when_one_ends_and_not_all_the_time(finished):
+    """Snakemake's limit of jobs per second adds a look a second for every job that has ended."""
+    jobs = len(re.findall(r"^Finished jobid", finished.log, re.M))
+    looks = finished.log.count("Resources before job selection")
+    assert jobs > 20
+    # One before the first job, and at most one for each that ends.
+    assert 0 < looks <= jobs + 1
