@@ -59,7 +59,7 @@ def test_a_value_missing_for_all_seeds_stays_missing():
     "table",
     [
         repeated([0.1]),
-        pl.concat([repeated([0.1, 0.2]), repeated([0.3], position="conv_in")]),
+        repeated([0.1, 0.2]).with_columns(position=pl.Series(["mid_block", "conv_in"])),
         pl.concat([repeated([0.1, 0.2]), repeated([0.3, 0.4])]),
     ],
 )
@@ -125,3 +125,11 @@ def test_the_sentence_gives_the_deviation_beside_the_interval_over_items():
         "and of 20.0 points at most, in mid at t = 50; its interval over pairs reaches 20.0 points "
         "to each side."
     )
+
+
+def test_what_not_all_seeds_have_is_left_out_and_counted():
+    table = pl.concat([repeated([0.1, 0.3]), repeated([0.3], position="conv_in")])
+    found = over(table, "seed", lines_by_timestep.Options())
+    assert found["position"].to_list() == ["mid_block"]
+    said = "95 % t intervals. 1 that not all of these have are left out."
+    assert said in lines_by_timestep.caption(found, lines_by_timestep.Options())

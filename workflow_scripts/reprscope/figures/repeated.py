@@ -24,6 +24,9 @@ DEVIATION: Final = "deviation"
 REACH: Final = "reach"
 """Column with half the mean width of their own intervals."""
 
+LEFT_OUT: Final = "left_out"
+"""Column with the number of things that are not there in all repetitions."""
+
 _KEYS: Final = {*KEYS, "alpha", "threshold"}
 _CHOSEN: Final = ("x", "series", "panel", "compare")
 _COUNTS: Final = ("images", "pairs", "points", "tokens", "patches", "all_images")
@@ -45,7 +48,8 @@ def over(table: pl.DataFrame, column: str, options: Any) -> pl.DataFrame:
 
     Returns
     -------
-    A row for each thing, without ``column``. Every number with a fraction is the mean of its rows;
+    A row for each thing that all values have, without ``column``: under other noise there may be
+    no match at some distance. :data:`LEFT_OUT` says how many are not. Every number with a fraction is the mean of its rows;
     ``low`` and ``high`` are the ends of the interval mean ± t(0.975, n - 1) s / √n, where n is the
     number of the repetitions that have a value and s their standard deviation (Student 1908).
     So are ``change_low`` and ``change_high`` of a column ``change``, and the like; other ends of
@@ -56,8 +60,8 @@ def over(table: pl.DataFrame, column: str, options: Any) -> pl.DataFrame:
     Raises
     ------
     UserError
-        If the figure has no interval, a column is missing, no row is chosen, or something was
-        measured less than twice or not as often as the rest.
+        If the figure has no interval, a column is missing, no row is chosen, there is one value
+        alone, or several rows of one value stand for the same thing.
     """
     names = [getattr(options, name, "") for name in ("metric", "low", "high")]
     if not all(names):
@@ -93,13 +97,14 @@ def over(table: pl.DataFrame, column: str, options: Any) -> pl.DataFrame:
         _values=pl.col(column).n_unique(),
     )
     times = int(table[column].n_unique())
-    uneven = found.filter((pl.col("_values") != times) | (pl.col("_rows") != times))
-    if times < 2 or len(uneven):
+    several = found.filter(pl.col("_values") != pl.col("_rows"))
+    whole = found.filter(pl.col("_values") == times)
+    if times < 2 or len(several) or whole.is_empty():
         raise UserError(
             f"`over: {column}` needs every row once for each of at least two values of {column}, "
             f"and the table has {times}: give the experiment more, or choose with `filter`."
         )
-    return found.with_columns(
+    return whole.with_columns(
         *(
             (pl.col(name) + sign * _half(name)).alias(end)
             for name, both in ends.items()
@@ -107,7 +112,10 @@ def over(table: pl.DataFrame, column: str, options: Any) -> pl.DataFrame:
         ),
         pl.col(f"_spread_{metric}").alias(DEVIATION),
         pl.lit(f"{times} {_NAMES.get(column, f'values of {column}')}").alias(NOTE),
-    ).select(*keys, *means, *counts, *itertools.chain(*ends.values()), DEVIATION, REACH, NOTE)
+        pl.lit(len(found) - len(whole)).alias(LEFT_OUT),
+    ).select(
+        *keys, *means, *counts, *itertools.chain(*ends.values()), DEVIATION, REACH, NOTE, LEFT_OUT
+    )
 
 
 def _half(name: str) -> pl.Expr:
@@ -129,7 +137,9 @@ def intervals(table: pl.DataFrame, marks: str) -> str:
     """Sentence of a caption: what the marks of intervals show, such as ``Bands``."""
     if NOTE not in table.columns:
         return f" {marks} are 95 % bootstrap intervals."
-    return f" Values are means over {table[NOTE][0]}; {marks.lower()} are their 95 % t intervals."
+    text = f" Values are means over {table[NOTE][0]}; {marks.lower()} are their 95 % t intervals."
+    left = table[LEFT_OUT][0]
+    return text + f" {left} that not all of these have are left out." * bool(left)
 
 
 def sentence(table: pl.DataFrame, column: str, options: Any) -> str:
