@@ -49,13 +49,13 @@ def over(table: pl.DataFrame, column: str, options: Any) -> pl.DataFrame:
     Returns
     -------
     A row for each thing that all values have, without ``column``: under other noise there may be
-    no match at some distance. :data:`LEFT_OUT` says how many are not. Every number with a fraction is the mean of its rows;
-    ``low`` and ``high`` are the ends of the interval mean ± t(0.975, n - 1) s / √n, where n is the
-    number of the repetitions that have a value and s their standard deviation (Student 1908).
-    So are ``change_low`` and ``change_high`` of a column ``change``, and the like; other ends of
-    intervals are left out. Counts are means, too, rounded. :data:`NOTE` says what was repeated,
-    :data:`DEVIATION` is s, and :data:`REACH` half the mean width of the rows' own intervals, null
-    where they have none.
+    no match at some distance. Every number with a fraction is the mean of its rows; ``low`` and
+    ``high`` are the ends of the interval mean ± t(0.975, n - 1) s / √n, where n is the number of
+    the repetitions that have a value and s their standard deviation (Student 1908). So are
+    ``change_low`` and ``change_high`` of a column ``change``, and the like; other ends of intervals
+    are left out. Counts are means, too, rounded. :data:`NOTE` says what was repeated,
+    :data:`LEFT_OUT` how many things not all values have, :data:`DEVIATION` is s, and :data:`REACH`
+    half the mean width of the rows' own intervals, null where they have none.
 
     Raises
     ------
