@@ -156,7 +156,9 @@ def sentence(table: pl.DataFrame, column: str, options: Any) -> str:
         As :func:`over` does.
     """
     found = over(table, column, options).drop_nulls(DEVIATION)
-    metric = getattr(options, "y_title", "") or words(options.metric)
+    # Where the values run along the horizontal axis there is no other title.
+    title = getattr(options, "y_title", getattr(options, "x_title", ""))
+    metric = title.partition(",")[0] or words(options.metric)
     if found.is_empty():
         return f"Nothing can be said of how {metric} moves with other noise: it has no values."
     print_ = _points if getattr(options, "percent", True) else "{:.2g}".format
