@@ -156,6 +156,10 @@ def sentence(table: pl.DataFrame, column: str, options: Any) -> str:
         As :func:`over` does.
     """
     found = over(table, column, options).drop_nulls(DEVIATION)
+    if "estimator" in found.columns:
+        # Those without features see no noise.
+        looking = found.filter(pl.col("estimator") == getattr(options, "estimator", "cosine"))
+        found = looking if len(looking) else found
     # Where the values run along the horizontal axis there is no other title.
     title = getattr(options, "y_title", getattr(options, "x_title", ""))
     metric = title.partition(",")[0] or words(options.metric)
