@@ -118,10 +118,14 @@ def _rows(table: pl.DataFrame, options: Options) -> pl.DataFrame:
         pl.col("position").replace_strict({p: block_label(p) for p in order}).alias("layer"),
         pl.col("position").replace_strict({p: i for i, p in enumerate(order)}).alias("order"),
     )
-    return rows.with_columns(
+    rows = rows.with_columns(
         pl.when(pl.col(c).is_finite() & (pl.col(c) > 0 if options.log else True)).then(c).alias(c)
         for c in (options.metric, *published[:1])
-    ).sort("order", maintain_order=True)
+    )
+    # A band stands around a line alone.
+    ends = [c for c in (options.low, options.high) if c in rows.columns]
+    rows = rows.with_columns(pl.when(pl.col(options.metric).is_not_null()).then(pl.col(ends)))
+    return rows.sort("order", maintain_order=True)
 
 
 def _with_gaps(rows: pl.DataFrame, options: Options) -> pl.DataFrame:
