@@ -91,7 +91,7 @@ def losses(rows: pl.DataFrame, noun: str) -> str:
         return ""
     most, least = known.row(0, named=True), known.row(-1, named=True)
     return (
-        f"; {block_label(most['position'])} loses {_lost(most)} of its undegraded {noun} and "
+        f"{block_label(most['position'])} loses {_lost(most)} of its undegraded {noun} and "
         f"{block_label(least['position'])} {_lost(least)}"
     )
 

@@ -642,9 +642,11 @@ def findings(table: pl.DataFrame) -> Findings:
     sentences = [
         f"{row['model']} finds {interval(row['pck'], row['low'], row['high'])} of {row['points']} "
         f"test keypoints of {row['dataset']}{under} within {alpha:g} of the target box in "
-        f"{where(row['position'], row['timestep'])}{_gained(row)}{_lost(row, own)}."
+        f"{where(row['position'], row['timestep'])}{_gained(row)}."
         for row, under in zip(best.iter_rows(named=True), told_apart(best), strict=True)
     ]
+    # What a degradation did is said first.
+    sentences = _losses(own) + sentences
     others = scored.filter(pl.col("estimator").is_in(BASELINES) & (pl.col("split") == "test"))
     reached = others.unique(["dataset", "estimator"], keep="first", maintain_order=True)
     for row in reached.iter_rows(named=True):
@@ -654,12 +656,20 @@ def findings(table: pl.DataFrame) -> Findings:
     return Findings(sentences, best)
 
 
-def _lost(row: Mapping[str, Any], own: pl.DataFrame) -> str:
-    """What a degradation costs, in words; nothing without one."""
-    if row.get("change") is None:
-        return ""
-    keys = [key for key in (*KEYS, "split") if key in own.columns and key != "position"]
-    return losses(own.filter(*(pl.col(key) == row[key] for key in keys)), "PCK")
+def _losses(own: pl.DataFrame) -> list[str]:
+    """What the last step of each degradation costs, in test pairs; nothing without one."""
+    if "change" not in own.columns:
+        return []
+    last = own.filter(
+        (pl.col("split") == "test") & pl.col("view").is_in(last_steps(own["view"].to_list()))
+    )
+    keys = [key for key in KEYS if key in last.columns and key != "position"]
+    parts = [part for part in last.partition_by(keys, maintain_order=True) if losses(part, "PCK")]
+    told = pl.concat([part.head(1) for part in parts]) if parts else last.clear()
+    return [
+        f"{part['model'][0]}, {part['view'][0]}{under}: {losses(part, 'PCK')}."
+        for part, under in zip(parts, told_apart(told.drop("view")), strict=True)
+    ]
 
 
 def _gained(row: Mapping[str, Any]) -> str:

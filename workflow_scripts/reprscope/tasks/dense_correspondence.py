@@ -597,8 +597,8 @@ def findings(table: pl.DataFrame) -> Findings:
             f"{name}, {view}: {block_label(best['position'])} finds most tokens again, {share} of "
             f"{best['tokens']} in {best['images']} images (chance {100 * best['chance']:.2g} %)"
         )
-        sentence += losses(rows, "accuracy")
-        sentences.append(f"{sentence}.")
+        lost = losses(rows, "accuracy")
+        sentences.append(f"{sentence}; {lost}." if lost else f"{sentence}.")
         kept.append(rows)
     columns = ["accuracy", "low", "high", "change", "change_low", "change_high"]
     columns += ["within_one", "error", "chance"]
