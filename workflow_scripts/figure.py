@@ -23,12 +23,12 @@ def main(table: Path, stem: Path, spec: str) -> None:
     options = build(kind.Options, settings["options"], entry=settings["kind"])
     theme = build(Theme, settings["theme"], entry="theme")
     found = [published.Match(**match) for match in settings["published"]["matches"]]
-    measured = pl.read_parquet(table)
+    frame = pl.read_parquet(table)
     repeated = settings["over"]
-    frame = over(measured, repeated, options) if repeated else published.beside(measured, found)
+    frame = over(frame, repeated, options) if repeated else published.beside(frame, found)
     chart = kind.draw(frame, options, theme)
     if repeated:
-        chart = chart.properties(usermeta={"found": sentence(measured, repeated, options)})
+        chart = chart.properties(usermeta={"found": sentence(frame, options)})
     save(chart, stem, kind.caption(frame, options), spec)
 
 

@@ -121,7 +121,9 @@ def test_the_sentence_gives_the_deviation_beside_the_interval_over_items():
         repeated([0.2, 0.3, 0.4], position="up_blocks.1", pairs=50, low=0.1, high=0.5),
     ]
     blind = repeated([0.1, 0.1, 0.1], pairs=50, estimator="same_position")
-    assert sentence(pl.concat([*parts, blind]), "seed", lines_by_timestep.Options()) == (
+    options = lines_by_timestep.Options()
+    found = over(pl.concat([*parts, blind]), "seed", options)
+    assert sentence(found, options) == (
         "Over 3 noise seeds, PCK has a standard deviation of 10.0 points in the median of 3 values "
         "and of 20.0 points at most, in mid at t = 50; its interval over pairs reaches 20.0 points "
         "to each side."

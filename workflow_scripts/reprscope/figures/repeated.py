@@ -142,20 +142,17 @@ def intervals(table: pl.DataFrame, marks: str) -> str:
     return text + f" {left} that not all of these have are left out." * bool(left)
 
 
-def sentence(table: pl.DataFrame, column: str, options: Any) -> str:
-    """Say how far a figure's metric moves over the values of a column, beside its own interval.
+def sentence(table: pl.DataFrame, options: Any) -> str:
+    """Say how far a figure's metric moves from one to another, beside its own interval.
 
     Parameters
     ----------
-    table, column, options
+    table : DataFrame
+        As :func:`over` returns it.
+    options : Options of a figure kind
         As for :func:`over`.
-
-    Raises
-    ------
-    UserError
-        As :func:`over` does.
     """
-    found = over(table, column, options).drop_nulls(DEVIATION)
+    found = table.drop_nulls(DEVIATION)
     if "estimator" in found.columns:
         # Those without features see no noise.
         looking = found.filter(pl.col("estimator") == getattr(options, "estimator", "cosine"))
