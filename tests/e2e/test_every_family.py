@@ -3,16 +3,13 @@
 import os
 import shutil
 
-import hub
-import miniatures
 import polars as pl
 import pytest
-import tiny_models
-import tiny_unets
 import yaml
-from project import make
 from reprscope.models import registry
 from safetensors.torch import load_file, save_file
+from support import hub, miniatures, tiny_models, tiny_unets
+from support.project import make
 
 #: Known models and how their miniature is made, with as many layers as the real ones.
 MODELS = {

@@ -4,8 +4,8 @@ import shutil
 
 import polars as pl
 import pytest
-from project import make
 from reprscope.store import Representations
+from support.project import make
 
 from benchmarks.workshop import save_stable_diffusion
 

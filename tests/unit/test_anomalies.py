@@ -13,7 +13,7 @@ from reprscope.provenance import file_digest
 from reprscope.store import Representations, writer
 from reprscope.study import parse, read
 from reprscope.tasks import anomalies as task
-from unit.fakes import FakeAnnotations, FakeRepresentations
+from support.fakes import FakeAnnotations, FakeRepresentations
 
 ROOT = Path(__file__).parents[2]
 NAMES = ("c", "a", "b", "d")

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 import numpy as np
 import polars as pl
 import pytest
-from conftest import image_frame, smooth_image
 from reprscope.data.canonical import (
     Annotations,
     Dataset,
@@ -15,6 +14,7 @@ from reprscope.data.canonical import (
 )
 from reprscope.errors import UserError
 from reprscope.shards import rows
+from support.pictures import image_frame, smooth_image
 
 
 def pairs(**columns) -> pl.DataFrame:

@@ -8,7 +8,7 @@ from reprscope.coordinates import Affine
 from reprscope.errors import UserError
 from reprscope.tasks import _matching, correspondence
 from reprscope.tasks.correspondence import Parameters, findings, measure, relate, summarise
-from unit.fakes import FakeAnnotations, FakeRepresentations, pair
+from support.fakes import FakeAnnotations, FakeRepresentations, pair
 
 WIDE = {"left": (120, 80), "middle": (90, 90), "right": (60, 100)}
 """Original sizes of three images."""

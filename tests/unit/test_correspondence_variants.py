@@ -11,7 +11,7 @@ from reprscope.errors import UserError
 from reprscope.tasks import companions as checked_companions
 from reprscope.tasks.correspondence import Parameters, companions, measure, summarise
 from sklearn.decomposition import PCA
-from unit.fakes import FakeAnnotations, FakeRepresentations, pair
+from support.fakes import FakeAnnotations, FakeRepresentations, pair
 
 SIZES = {"a": (120, 80), "b": (90, 90), "c": (60, 100)}
 NAMES = list(SIZES)

@@ -16,7 +16,7 @@ from reprscope.tasks import companions
 from reprscope.tasks import dense_correspondence as dense
 from reprscope.tasks.dense_correspondence import Frame, Match, Parameters
 from reprscope.views import View
-from unit.fakes import FakeAnnotations, FakeRepresentations, pair
+from support.fakes import FakeAnnotations, FakeRepresentations, pair
 
 SIDE, TOKEN = 96, 16
 GRID = SIDE // TOKEN

@@ -10,7 +10,7 @@ from reprscope.depth import Frame, Moments, huber, ridge
 from reprscope.errors import UserError
 from reprscope.tasks import depth_probe as task
 from reprscope.views import View
-from unit.fakes import FakeAnnotations, FakeRepresentations
+from support.fakes import FakeAnnotations, FakeRepresentations
 
 LAYER = "up_blocks.1.resnets.2"
 

@@ -5,9 +5,9 @@ import sys
 
 import numpy as np
 import pytest
-from file_server import FileServer
 from reprscope.data import download
 from reprscope.errors import UserError
+from support.file_server import FileServer
 
 DATA = np.random.default_rng(0).bytes(1_000_000)
 SUM = "sha256:" + hashlib.sha256(DATA).hexdigest()

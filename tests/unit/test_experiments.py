@@ -3,9 +3,9 @@
 import re
 
 import pytest
-from conftest import ROOT
 from reprscope import figures, tasks
 from reprscope.study import read
+from support.project import ROOT
 
 NONE = {"–", ""}
 

@@ -7,7 +7,6 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from conftest import image_frame, load_unet, smooth_image
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from reprscope.encoding import encode
 from reprscope.extraction import Capture, batches, extract
@@ -17,6 +16,8 @@ from reprscope.prompts import Prompts
 from reprscope.protocol import Protocol
 from reprscope.store import Representations, writer
 from reprscope.views import View
+from support.embedded import load_unet
+from support.pictures import image_frame, smooth_image
 
 BLOCKS = ["conv_in", "down_blocks.0", "down_blocks.3", "mid_block", "up_blocks.1", "conv_out"]
 SIZES = [(64, 64), (96, 64), (64, 64), (64, 96), (96, 64), (64, 64), (64, 64)]

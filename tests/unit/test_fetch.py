@@ -4,9 +4,9 @@ import shutil
 
 import pytest
 import torch
-from conftest import load_unet
 from reprscope.errors import UserError
 from reprscope.models.fetch import fetch_folder, make_untrained, write_manifest
+from support.embedded import load_unet
 
 
 def test_a_fetched_folder_is_complete_and_its_manifest_has_the_checksums(nano, tmp_path):

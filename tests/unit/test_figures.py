@@ -1,4 +1,3 @@
-import base64
 import io
 import itertools
 import json
@@ -11,11 +10,9 @@ import zlib
 from pathlib import Path
 
 import altair as alt
-import browser
 import numpy as np
 import polars as pl
 import pytest
-import tables
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -25,66 +22,10 @@ from reprscope.figures import frames, render
 from reprscope.figures.lines_by_timestep import apart, legible
 from reprscope.figures.theme import SCHEMES, UNET_BLOCKS, Theme, register
 from reprscope.labels import block_label
+from support import browser, tables
+from support.charts import KINDS, draw, hover, image_at, marks
 
-KINDS = {
-    "at_a_glance": tables.glance,
-    "block_bars": tables.probe,
-    "block_differences": tables.differences,
-    "block_table": tables.probe,
-    "degradation_lines": tables.degraded,
-    "gains": tables.gains,
-    "lines_by_threshold": tables.search,
-    "lines_by_layer": tables.layers,
-    "lines_by_timestep": tables.correspondence,
-    "offset_maps": tables.offsets,
-    "histograms": tables.histograms,
-    "noise_levels": tables.noise_levels,
-    "norm_maps": tables.norms,
-    "position_maps": tables.predicted_places,
-    "position_similarity": tables.places,
-    "similarity_maps": tables.similarity,
-    "token_maps": tables.tokens,
-    "transfer_maps": tables.transfers,
-}
 LABELS = [block_label(position) for position in tables.BLOCKS]
-
-
-def draw(kind, table=None, theme=None, **options):
-    module = figures.load(kind)
-    table = KINDS[kind]() if table is None else table
-    chosen = module.Options(**options)
-    chart = module.draw(table, chosen, theme or Theme())
-    return render.specification(chart, caption=module.caption(table, chosen), provenance="spec {1}")
-
-
-def marks(spec, kind):
-    """All unit specs of one mark, with the data each draws."""
-    return _walk(spec, spec["datasets"], kind, None)
-
-
-def _walk(part, datasets, kind, data):
-    data = part.get("data", data)
-    found = []
-    for key in ("layer", "hconcat", "vconcat", "concat"):
-        for child in part.get(key, []):
-            found += _walk(child, datasets, kind, data)
-    mark = part.get("mark")
-    if mark and (mark if isinstance(mark, str) else mark["type"]) == kind:
-        found.append((part, datasets[data["name"]]))
-    return found
-
-
-def image_at(row):
-    head, body = row["url"].split(",", 1)
-    assert head in ("data:image/png;base64", "data:image/jpeg;base64")
-    return np.asarray(Image.open(io.BytesIO(base64.b64decode(body))).convert("RGB"))
-
-
-def hover(spec):
-    found = [
-        rows for part, rows in marks(spec, "rect") if part.get("name", "").startswith("hover_")
-    ]
-    return list(itertools.chain(*found))
 
 
 def test_every_module_of_the_package_is_a_kind_or_support():

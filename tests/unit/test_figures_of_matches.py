@@ -3,11 +3,11 @@
 import numpy as np
 import polars as pl
 import pytest
-import tables
 from reprscope.errors import UserError
 from reprscope.figures.theme import Theme
 from reprscope.labels import block_label
-from unit.test_figures import draw, hover, image_at, marks
+from support import tables
+from support.charts import draw, hover, image_at, marks
 
 TWO = ("up_blocks.0", "up_blocks.1")
 

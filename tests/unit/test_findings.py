@@ -1,7 +1,7 @@
 import polars as pl
-import tables
 from reprscope.findings import Findings, chosen_on_validation, of_experiment
 from reprscope.tasks import correspondence, linear_probe
+from support import tables
 
 TABLE = pl.DataFrame(
     [

@@ -3,13 +3,13 @@ import shutil
 
 import numpy as np
 import pytest
-from conftest import smooth_image
-from miniatures import jpeg
 from PIL import Image
 from reprscope.data import folder as source
 from reprscope.data.canonical import check, decode
 from reprscope.errors import UserError
 from reprscope.parameters import build
+from support.miniatures import jpeg
+from support.pictures import smooth_image
 
 
 def save(path, kind, mode="RGB", **options):

@@ -8,17 +8,17 @@ import subprocess
 import sys
 from pathlib import Path
 
-import miniatures
 import numpy as np
 import polars as pl
 import pytest
-from conftest import smooth_image
-from hub import serve
 from PIL import Image
 from reprscope.data import cifar10, cifar100, huggingface, imagenet_subset, tiny_imagenet
 from reprscope.data.canonical import decode
 from reprscope.errors import UserError
 from reprscope.parameters import build
+from support import miniatures
+from support.hub import serve
+from support.pictures import smooth_image
 
 ROOT = Path(__file__).parents[2]
 

@@ -10,7 +10,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import hub as stand_in
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
@@ -21,6 +20,7 @@ from reprscope.models import layout, registry, unet
 from reprscope.protocol import Protocol
 from reprscope.study import parse, read
 from safetensors.torch import load_file, save_file
+from support import hub as stand_in
 
 ROOT = Path(__file__).parents[2]
 UNET = "unet/diffusion_pytorch_model"

@@ -6,7 +6,7 @@ import polars as pl
 import pytest
 from reprscope.errors import UserError
 from reprscope.tasks.linear_probe import Parameters, measure, summarise
-from unit.fakes import FakeAnnotations, FakeRepresentations
+from support.fakes import FakeAnnotations, FakeRepresentations
 
 QUICK = Parameters(epochs=30, learning_rate=0.02, bootstrap=200)
 

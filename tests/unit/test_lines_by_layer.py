@@ -4,7 +4,6 @@ import re
 
 import polars as pl
 import pytest
-import tables
 from hypothesis import given
 from hypothesis import strategies as st
 from reprscope.errors import UserError
@@ -12,7 +11,8 @@ from reprscope.figures import lines_by_layer, render
 from reprscope.figures.lines_by_layer import NOTHING, Options, layer_label, log_ticks, placed
 from reprscope.figures.theme import SCHEMES, Theme
 from reprscope.labels import block_label
-from test_figures import draw, marks
+from support import tables
+from support.charts import draw, marks
 
 
 def by_grid() -> pl.DataFrame:

@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import image_frame
 from reprscope import memory
 from reprscope.encoding import encode
 from reprscope.errors import UserError
@@ -20,6 +19,7 @@ from reprscope.prompts import Prompts
 from reprscope.protocol import Protocol
 from reprscope.store import Representations, writer
 from reprscope.views import View
+from support.pictures import image_frame
 
 CPU = torch.device("cpu")
 POSITIONS = ["conv_in", "down_blocks.0", "mid_block", "up_blocks.2"]
@@ -170,7 +170,7 @@ if __name__ == "__main__":
     # Run under limits that become tighter until the whole batch does not fit any more.
     import resource
 
-    from conftest import NANO, load_unet
+    from support.embedded import NANO, load_unet
 
     unet = load_unet(NANO)
     torch.set_num_threads(1)

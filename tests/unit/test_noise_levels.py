@@ -4,7 +4,6 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-from conftest import image_frame, load_unet
 from reprscope.data.canonical import decode
 from reprscope.decoding import noised_pictures
 from reprscope.diffusion import noise
@@ -17,6 +16,8 @@ from reprscope.store import Representations, writer
 from reprscope.study import parse
 from reprscope.tasks import noise_levels
 from reprscope.views import View
+from support.embedded import load_unet
+from support.pictures import image_frame
 
 CPU = torch.device("cpu")
 SEED = 3

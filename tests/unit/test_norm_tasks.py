@@ -6,7 +6,7 @@ import polars as pl
 import pytest
 from reprscope.errors import UserError
 from reprscope.tasks import _samples, match_norms, norm_similarity, norms
-from unit.fakes import FakeAnnotations, FakeRepresentations
+from support.fakes import FakeAnnotations, FakeRepresentations
 
 NAMES = ["d", "a", "c", "b"]
 PLACE = (1, 2)

@@ -1,11 +1,11 @@
 import numpy as np
 import pytest
-from file_server import FileServer
-from miniatures import nyu, nyu_scene, nyu_splits, sha256
 from reprscope.data import nyu as source
 from reprscope.data.canonical import Annotations, check, write_dataset
 from reprscope.errors import UserError
 from reprscope.parameters import build
+from support.file_server import FileServer
+from support.miniatures import nyu, nyu_scene, nyu_splits, sha256
 
 TRAIN, TEST = [2, 5], [1, 3, 4]
 

@@ -16,7 +16,7 @@ from reprscope.store import Representations, writer
 from reprscope.tasks import position_bias
 from reprscope.tasks.position_bias import Parameters, chance, chosen_pairs
 from reprscope.views import View
-from unit.fakes import FakeAnnotations, FakeRepresentations
+from support.fakes import FakeAnnotations, FakeRepresentations
 
 GRID = (6, 8)
 NAMES = [f"image-{number:02}" for number in range(40)]

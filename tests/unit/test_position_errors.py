@@ -10,7 +10,7 @@ from reprscope.data import cutouts
 from reprscope.errors import UserError
 from reprscope.tasks import _matching, correspondence, position_errors
 from reprscope.tasks.position_errors import Parameters, extra_errors, measure, summarise
-from unit.fakes import FakeAnnotations, FakeRepresentations
+from support.fakes import FakeAnnotations, FakeRepresentations
 
 # Every position of each of three cut-outs, each mirrored too: 2 x 27 pictures.
 SET = {"size": 24, "cutout": 10, "grid": 3, "kinds": 3}

@@ -3,11 +3,11 @@
 import numpy as np
 import polars as pl
 import pytest
-import tables
 from reprscope.errors import UserError
 from reprscope.figures.position_maps import MARGIN, TRUE, Options, dots
 from reprscope.figures.transfer_maps import wheel
-from test_figures import draw, hover, image_at, marks
+from support import tables
+from support.charts import draw, hover, image_at, marks
 
 SHAPE = (4, 6)
 GROUND = (228, 231, 235)

@@ -7,7 +7,7 @@ import pytest
 from reprscope.errors import UserError
 from reprscope.tasks import position_probe
 from reprscope.tasks.position_probe import OWN, Parameters, cells, chance, measure, summarise
-from unit.fakes import FakeAnnotations, FakeRepresentations
+from support.fakes import FakeAnnotations, FakeRepresentations
 
 SHAPE = (4, 6)
 QUICK = Parameters(learning_rate=0.02, least_steps=300, batch=128, bootstrap=100, grids=(2, 8))

@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 from reprscope.errors import UserError
 from reprscope.tasks.position_similarity import Parameters, measure, summarise
-from unit.fakes import FakeAnnotations, FakeRepresentations
+from support.fakes import FakeAnnotations, FakeRepresentations
 
 SHAPE = (4, 6)
 TOKENS = 24

@@ -5,9 +5,7 @@ from dataclasses import asdict, replace
 import numpy as np
 import PIL.Image
 import pytest
-import tiny_unets
 import torch
-from conftest import image_frame, load_unet
 from reprscope.encoding import encode
 from reprscope.extraction import batches, extract
 from reprscope.models import vae
@@ -17,6 +15,9 @@ from reprscope.protocol import PROTOCOLS, Protocol
 from reprscope.store import Representations, writer
 from reprscope.views import View
 from sdhelper import SD
+from support import tiny_unets
+from support.embedded import load_unet
+from support.pictures import image_frame
 
 CPU = torch.device("cpu")
 SIZES = [(64, 64), (96, 64), (64, 64)]

@@ -9,7 +9,7 @@ from reprscope.figures import lines_by_threshold as figure
 from reprscope.figures.theme import Theme
 from reprscope.tasks import companions
 from reprscope.tasks import prototype_search as task
-from unit.fakes import FakeAnnotations, FakeRepresentations
+from support.fakes import FakeAnnotations, FakeRepresentations
 
 CHANNELS = 32
 DIRECTION = np.zeros(CHANNELS)

@@ -2,11 +2,11 @@
 
 import polars as pl
 import pytest
-import tables
 from reprscope.errors import UserError
 from reprscope.figures import lines_by_timestep, similarity_maps
 from reprscope.figures.repeated import over, sentence
 from reprscope.figures.theme import Theme
+from support import tables
 
 
 def repeated(values, **columns):

@@ -4,13 +4,12 @@ import json
 import re
 from pathlib import Path
 
-import browser
 import polars as pl
 import pytest
-import tables
 from reprscope import figures, report
 from reprscope.figures import render
 from reprscope.figures.theme import Theme
+from support import browser, tables
 
 VOID = {"meta", "link", "br", "hr", "img", "input", "image", "use", "path", "rect", "line"}
 

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tiny_models
 import torch
 from reprscope import cli
 from reprscope.cli import groups
@@ -19,6 +18,7 @@ from reprscope.models import registry
 from reprscope.models.denoiser import family
 from reprscope.protocol import Protocol
 from reprscope.shapes import latent_grid, shapes
+from support import tiny_models
 
 ROOT = Path(__file__).parents[2]
 

@@ -2,12 +2,12 @@ import tarfile
 
 import polars as pl
 import pytest
-from file_server import FileServer
-from miniatures import SPAIR_COUNTS, SPAIR_IMAGES, sha256, spair
 from reprscope.data import spair as source
 from reprscope.data.canonical import Annotations, check, write_dataset
 from reprscope.errors import UserError
 from reprscope.parameters import build
+from support.file_server import FileServer
+from support.miniatures import SPAIR_COUNTS, SPAIR_IMAGES, sha256, spair
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,7 @@ import numpy as np
 import polars as pl
 import summarise
 from reprscope.tasks import norms
-from unit.fakes import FakeAnnotations, FakeRepresentations
+from support.fakes import FakeAnnotations, FakeRepresentations
 
 
 def test_a_position_of_two_hook_sets_and_the_pictures_stand_once_in_the_table(tmp_path):

@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 from reprscope.tasks.correspondence import Parameters, measure, summarise
 from reprscope.views import View
-from unit.fakes import FakeAnnotations, FakeRepresentations
+from support.fakes import FakeAnnotations, FakeRepresentations
 
 RESOLUTION = 512
 GRID = 16

@@ -5,12 +5,12 @@ from xml.etree import ElementTree
 import numpy as np
 import polars as pl
 import pytest
-import tables
 from reprscope.errors import UserError
 from reprscope.figures import norm_maps, render
 from reprscope.figures.theme import SCHEMES
 from reprscope.labels import block_label
-from test_figures import draw, hover, image_at, marks
+from support import tables
+from support.charts import draw, hover, image_at, marks
 
 STOPS = np.array([[int(c[i : i + 2], 16) for i in (1, 3, 5)] for c in SCHEMES["viridis"]], float)
 

@@ -9,7 +9,7 @@ from reprscope.errors import UserError
 from reprscope.similarity import cosine
 from reprscope.tasks import token_groups
 from reprscope.tasks.token_groups import NAMES, Parameters, measure, similarities, summarise
-from unit.fakes import FakeAnnotations, FakeRepresentations
+from support.fakes import FakeAnnotations, FakeRepresentations
 
 NOTHING = FakeAnnotations(pl.DataFrame())
 SIDE = 64

@@ -15,7 +15,7 @@ from reprscope.similarity import MEASURES
 from reprscope.store import Representations, writer
 from reprscope.tasks import _pictures, token_maps, token_similarity
 from reprscope.views import View
-from unit.fakes import FakeAnnotations, FakeRepresentations
+from support.fakes import FakeAnnotations, FakeRepresentations
 
 NOISE = {"amount": 0.3, "seed": 1}
 RNG = np.random.default_rng(0)

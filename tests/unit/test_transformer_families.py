@@ -6,7 +6,6 @@ import weakref
 
 import numpy as np
 import pytest
-import tiny_models
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline, StableDiffusion3Pipeline
 from diffusers.pipelines.flux.pipeline_flux import calculate_shift
@@ -19,6 +18,7 @@ from reprscope.models.denoiser import modules
 from reprscope.models.fetch import make_untrained
 from reprscope.models.positions import resolve, spell
 from reprscope.protocol import Protocol
+from support import tiny_models
 
 CPU = torch.device("cpu")
 TEXTS = ["", "a photo of a cat", "the dog " * 30]

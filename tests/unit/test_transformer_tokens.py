@@ -5,16 +5,15 @@ import json
 import numpy as np
 import polars as pl
 import pytest
-import tables
-import tiny_models
 import torch
 from reprscope.coordinates import Affine
 from reprscope.extraction import Capture
 from reprscope.models import sd3
 from reprscope.protocol import Protocol
 from reprscope.tasks import match_norms, norm_similarity, norms, token_groups, token_similarity
-from test_figures import draw, hover
-from unit.fakes import FakeAnnotations, FakeRepresentations
+from support import tables, tiny_models
+from support.charts import draw, hover
+from support.fakes import FakeAnnotations, FakeRepresentations
 
 IMAGES = ["a", "b"]
 LATENT, TOKEN = 8, 16

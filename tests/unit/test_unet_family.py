@@ -5,9 +5,7 @@ from functools import partial
 
 import numpy as np
 import pytest
-import tiny_unets
 import torch
-from conftest import load_unet
 from diffusers import (
     AutoPipelineForText2Image,
     EulerAncestralDiscreteScheduler,
@@ -17,6 +15,8 @@ from reprscope.errors import UserError
 from reprscope.extraction import Capture
 from reprscope.models.denoiser import modules
 from reprscope.models.unet import encode_prompts, positions
+from support import tiny_unets
+from support.embedded import load_unet
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 CPU = torch.device("cpu")

@@ -1,7 +1,7 @@
 """Groups of tokens over all layers: an image is encoded once for every token size."""
 
 import yaml
-from project import make
+from support.project import make
 
 LAYERS = [
     "conv_in",

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from project import SNAKEMAKE
+from support.project import SNAKEMAKE
 
 TABLES = ("classification", "correspondence", "similarity", "maps")
 

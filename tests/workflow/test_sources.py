@@ -2,14 +2,13 @@
 
 import os
 
-import hub
-import miniatures
 import polars as pl
 import yaml
-from conftest import smooth_image
-from file_server import FileServer
-from miniatures import SPAIR_COUNTS, jpeg, sha256, spair
 from PIL import Image
+from support import hub, miniatures
+from support.file_server import FileServer
+from support.miniatures import SPAIR_COUNTS, jpeg, sha256, spair
+from support.pictures import smooth_image
 
 TARGET = "results/datasets/mine/images.parquet"
 

@@ -9,14 +9,14 @@ import numpy as np
 import polars as pl
 import pytest
 import summarise
-from conftest import ROOT, smooth_image
-from project import make
 from reprscope import figures, published, specs, tasks
 from reprscope.comparison import matches
 from reprscope.figures.repeated import over
 from reprscope.parameters import build
 from reprscope.study import parse, read
-from unit.fakes import FakeAnnotations, FakeRepresentations, pair
+from support.fakes import FakeAnnotations, FakeRepresentations, pair
+from support.pictures import smooth_image
+from support.project import ROOT, make
 
 BOTH_PROTOCOLS = 2
 FOLDER = ROOT / "resources" / "published"

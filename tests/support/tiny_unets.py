@@ -26,7 +26,7 @@ from transformers import (
     CLIPTokenizer,
 )
 
-TOKENIZER = Path(__file__).parents[1] / "resources" / "models" / "nano-sd" / "tokenizer"
+TOKENIZER = Path(__file__).parents[2] / "resources" / "models" / "nano-sd" / "tokenizer"
 NOISE = {
     "num_train_timesteps": 1000,
     "beta_start": 0.00085,

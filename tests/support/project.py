@@ -7,8 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
-SMALL = Path(__file__).with_name("small.yaml")
+ROOT = Path(__file__).parents[2]
+SMALL = ROOT / "tests" / "small.yaml"
 SNAKEMAKE = str(Path(sys.executable).with_name("snakemake"))
 PARTS = ("Snakefile", "rules", "schemas", "workflow_scripts", "profiles", "envs")
 

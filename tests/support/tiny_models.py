@@ -26,7 +26,7 @@ from transformers import (
     T5TokenizerFast,
 )
 
-TOKENIZER = Path(__file__).parents[1] / "resources" / "models" / "nano-sd" / "tokenizer"
+TOKENIZER = Path(__file__).parents[2] / "resources" / "models" / "nano-sd" / "tokenizer"
 T5_WIDTH = 48
 
 

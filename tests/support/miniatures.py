@@ -8,8 +8,9 @@ import tarfile
 from pathlib import Path
 
 import numpy as np
-from conftest import smooth_image
 from PIL import Image
+
+from support.pictures import smooth_image
 
 
 def jpeg(width: int, height: int, seed: int) -> bytes:
