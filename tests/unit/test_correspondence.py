@@ -494,8 +494,9 @@ def test_findings_tell_what_the_last_step_costs():
     assert not [text for text in sentences if "noise-1" in text]
     assert sentences[0] == lost and "loses" not in "".join(sentences[1:])
     told = (
-        "m finds 50.0 % [50.0, 50.0] of 24 test keypoints of d (view noise-2) within 0.1 of the "
-        "target box in mid at t = 50."
+        "PCK@0.1 of m on d (view noise-2) is highest of 2 on these 6 test pairs in mid at t = 50, "
+        "with 1 more at the same value: 50.0 % of 24 keypoints (6 validation pairs are too few to "
+        "choose on)."
     )
     assert told in sentences
 

@@ -307,7 +307,7 @@ def test_mistakes_are_sentences():
 
 
 def test_the_finding_is_chosen_on_validation_images():
-    annotations = annotated(validation=4)
+    annotations = annotated(validation=20)
     features = planted(annotations)
     features.grids["conv_in"] = planted(annotations, signal=0).grids["mid_block"]
     table = summarise(measure(features, annotations, QUICK), QUICK).select(
@@ -315,4 +315,4 @@ def test_the_finding_is_chosen_on_validation_images():
         pl.all(),
     )
     (sentence,) = position_probe.findings(table).sentences
-    assert "mid at t = 50" in sentence and "100.0 %" in sentence and "chance 4.2 %" in sentence
+    assert "mid at t = 50" in sentence and "100.0 %" in sentence and "chance is 4.2 %" in sentence

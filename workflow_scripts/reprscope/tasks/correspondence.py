@@ -63,7 +63,7 @@ import polars as pl
 from reprscope.coordinates import token_centre
 from reprscope.degradations import last_steps
 from reprscope.errors import UserError
-from reprscope.findings import Findings, chosen_on_validation, interval, told_apart, where
+from reprscope.findings import Findings, best, interval, superlative, told_apart
 from reprscope.labels import KEYS
 from reprscope.metrics import correct, pck, random_correct, same_place_in_box
 from reprscope.models.positions import spell
@@ -627,7 +627,7 @@ def _scores(measurements: pl.DataFrame, alphas: tuple[float, ...], *, strict: bo
 
 
 def findings(table: pl.DataFrame) -> Findings:
-    """Best block of each model and variant, chosen on validation pairs, beside the estimators.
+    """Best block of each model and variant, beside the estimators.
 
     Of the steps of one degradation (see :mod:`reprscope.degradations`) the last is told, with what
     it costs.
@@ -636,14 +636,19 @@ def findings(table: pl.DataFrame) -> Findings:
     alpha = alphas[int((alphas - 0.1).abs().arg_min() or 0)]
     scored = table.filter((pl.col("average") == "point") & (pl.col("alpha") == alpha))
     own = scored.filter(pl.col("estimator") == "cosine")
-    best = chosen_on_validation(own, "pck")
-    if "view" in best.columns:
-        best = best.filter(pl.col("view").is_in(last_steps(best["view"].to_list())))
+    chosen = best(own, "pck", units="pairs")
+    if "view" in chosen.columns:
+        chosen = chosen.filter(pl.col("view").is_in(last_steps(chosen["view"].to_list())))
     sentences = [
-        f"{row['model']} finds {interval(row['pck'], row['low'], row['high'])} of {row['points']} "
-        f"test keypoints of {row['dataset']}{under} within {alpha:g} of the target box in "
-        f"{where(row['position'], row['timestep'])}{_gained(row)}."
-        for row, under in zip(best.iter_rows(named=True), told_apart(best), strict=True)
+        superlative(
+            row,
+            f"PCK@{alpha:g} of {row['model']} on {row['dataset']}{under}",
+            "pck",
+            units="pairs",
+            of=f"{row['points']:,} keypoints",
+        )
+        + f"{_gained(row)}."
+        for row, under in zip(chosen.iter_rows(named=True), told_apart(chosen), strict=True)
     ]
     # What a degradation did is said first.
     sentences = _losses(own) + sentences
@@ -653,7 +658,7 @@ def findings(table: pl.DataFrame) -> Findings:
         name = row["estimator"].replace("_", " ")
         share = interval(row["pck"], row["low"], row["high"])
         sentences.append(f"Without looking, the {name} estimator reaches {share} of them.")
-    return Findings(sentences, best)
+    return Findings(sentences, chosen)
 
 
 def _losses(own: pl.DataFrame) -> list[str]:
@@ -677,4 +682,4 @@ def _gained(row: Mapping[str, Any]) -> str:
     if row.get("gain") is None:
         return ""
     gain, low, high = (100 * row[name] for name in ("gain", "gain_low", "gain_high"))
-    return f" as {row['task']}: {gain:+.1f} points [{low:+.1f}, {high:+.1f}] over the plain match"
+    return f", as {row['task']} {gain:+.1f} points [{low:+.1f}, {high:+.1f}] over the plain match"

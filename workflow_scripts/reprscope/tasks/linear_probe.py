@@ -21,7 +21,7 @@ import numpy as np
 import polars as pl
 
 from reprscope.errors import UserError
-from reprscope.findings import Findings, chosen_on_validation, interval, told_apart, where
+from reprscope.findings import Findings, best, superlative, told_apart
 from reprscope.metrics import accuracy
 from reprscope.parameters import check_whole
 from reprscope.seeds import item_seed
@@ -302,15 +302,15 @@ def _predict(
 
 
 def findings(table: pl.DataFrame) -> Findings:
-    """Best block of each model, chosen on the validation images, with its test accuracy."""
-    best = chosen_on_validation(table, "accuracy")
-    return Findings(
-        [
-            f"{row['model']} tells {row['classes']} classes apart best in "
-            f"{where(row['position'], row['timestep'])}: "
-            f"{interval(row['accuracy'], row['low'], row['high'])} of {row['images']} test images "
-            f"of {row['dataset']}{under} (chance {100 * row['chance']:.1f} %)."
-            for row, under in zip(best.iter_rows(named=True), told_apart(best), strict=True)
-        ],
-        best,
-    )
+    """Best block of each model, with its test accuracy."""
+    found = best(table, "accuracy")
+    sentences = [
+        superlative(
+            row,
+            f"Linear probe accuracy of {row['model']} on {row['dataset']}{under}",
+            "accuracy",
+        )
+        + f"; chance of {row['classes']} classes is {100 * row['chance']:.1f} %."
+        for row, under in zip(found.iter_rows(named=True), told_apart(found), strict=True)
+    ]
+    return Findings(sentences, found)

@@ -33,7 +33,7 @@ import polars as pl
 
 from reprscope.data.shares import drawn_split
 from reprscope.errors import UserError
-from reprscope.findings import Findings, chosen_on_validation, interval, where
+from reprscope.findings import Findings, best, superlative
 from reprscope.metrics import accuracy
 from reprscope.parameters import check_whole
 from reprscope.seeds import item_seed
@@ -561,21 +561,24 @@ def _typed(frame: pl.DataFrame) -> pl.DataFrame:
 
 
 def findings(table: pl.DataFrame) -> Findings:
-    """The position from which place is read best, chosen on the validation images."""
+    """The position from which place is read best."""
     scores = table.filter(
         (pl.col("kind") == "score")
         & (pl.col("estimator") == "classification")
         & (pl.col("grid") == OWN)
         & (pl.col("coordinates") == "both")
     )
-    best = chosen_on_validation(scores, "accuracy")
+    found = best(scores, "accuracy")
     return Findings(
         [
-            f"{row['model']} tells the place of a token best in "
-            f"{where(row['position'], row['timestep'])}: row and column are both right for "
-            f"{interval(row['accuracy'], row['low'], row['high'])} of the tokens of "
-            f"{row['images']} test images of {row['dataset']} (chance {100 * row['chance']:.2g} %)."
-            for row in best.iter_rows(named=True)
+            superlative(
+                row,
+                f"The share of {row['model']}'s tokens whose row and column are both read right on "
+                f"{row['dataset']}",
+                "accuracy",
+            )
+            + f"; chance is {100 * row['chance']:.2g} %."
+            for row in found.iter_rows(named=True)
         ],
-        best,
+        found,
     )
