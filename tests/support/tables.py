@@ -69,7 +69,12 @@ def layers() -> pl.DataFrame:
 
 def correspondence() -> pl.DataFrame:
     rng = np.random.default_rng(1)
-    fixed = {"random": 0.02, "same_position": 0.055, "same_place_in_box": 0.21}
+    fixed = {
+        "random": 0.02,
+        "same_position": 0.055,
+        "same_place_in_square": 0.06,
+        "same_place_in_box": 0.21,
+    }
     rows = []
     for model in MODELS:
         for timestep in reversed(STEPS):

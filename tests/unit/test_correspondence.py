@@ -214,7 +214,7 @@ def test_summary_equals_a_loop_over_measurements():
     parameters = Parameters(alphas=(0.1, 0.5), bootstrap=50)
     measured = measure(features, annotations, parameters)
     table = summarise(measured, parameters)
-    assert len(table) == 2 * 2 * 4 * 2 * 3  # positions, splits, estimators, alphas, averages
+    assert len(table) == 2 * 2 * 5 * 2 * 3  # positions, splits, estimators, alphas, averages
     values = set()
     for row in table.iter_rows(named=True):
         chosen = measured.filter(
@@ -287,8 +287,11 @@ def test_estimators_without_features():
     assert (rows["same_position"]["predicted_x"], rows["same_position"]["predicted_y"]) == (30, 60)
     in_box = rows["same_place_in_box"]
     assert (in_box["predicted_x"], in_box["predicted_y"]) == (30, 85)
+    # The picture is encoded as it is.
+    in_square = rows["same_place_in_square"]
+    assert (in_square["predicted_x"], in_square["predicted_y"]) == (30, 60)
     assert rows["random"]["predicted_x"] is None
-    assert [rows[name]["position"] for name in correspondence.BASELINES] == [None] * 3
+    assert [rows[name]["position"] for name in correspondence.BASELINES] == [None] * 4
     table = summarise(measured, parameters).filter(pl.col("average") == "point")
     scores = {
         (estimator, alpha): value
@@ -298,6 +301,34 @@ def test_estimators_without_features():
     assert scores["random", 0.5] == pytest.approx(math.pi * 30**2 / 100**2)
     assert (scores["same_position", 0.1], scores["same_position", 0.5]) == (0, 1)
     assert (scores["same_place_in_box", 0.1], scores["same_place_in_box", 0.5]) == (0, 0)
+
+
+@pytest.mark.parametrize("apart", [False, True])
+def test_the_same_place_in_the_square_is_that_of_the_encoded_picture(apart):
+    # A wide source and a high target, each in the middle of a square of 100 pixels, the target's
+    # mirrored; or the source in a frame of 50 pixels, upside down.
+    wide = Affine(scale_x=0.5, scale_y=0.5, offset_y=25)
+    high = Affine(scale_x=-0.5, offset_x=75, scale_y=0.5)
+    grids = {"mid_block": dict.fromkeys("ab", np.eye(4).reshape(2, 2, 4))}
+    sizes = {"a": (200, 100), "b": (100, 200)}
+    squares = dict.fromkeys("ab", (100, 100))
+    features = FakeRepresentations(grids, squares, {"a": wide, "b": high})
+    points = {"source_xy": [[20.0, 30.0]], "target_xy": [[50.0, 50.0]]}
+    annotations = FakeAnnotations(image_frame(sizes), pl.DataFrame([pair("p", "a", "b", **points)]))
+    parameters, companions = Parameters(), {}
+    # (20, 30) lies at (10, 40) of the square, which shows (130, 80) of the target there.
+    expected = (130, 80)
+    if apart:
+        parameters = Parameters(source={"view": "small"})
+        small = Affine(scale_x=0.25, scale_y=-0.25, offset_y=50)
+        companions = {
+            "source": FakeRepresentations(grids, dict.fromkeys("ab", (50, 50)), {"a": small})
+        }
+        # (5, 42.5) of 50 is (10, 85) of 100.
+        expected = (130, 170)
+    found = measure(features, annotations, parameters, companions=companions)
+    row = found.row(by_predicate=pl.col("estimator") == "same_place_in_square", named=True)
+    assert (row["predicted_x"], row["predicted_y"]) == pytest.approx(expected)
 
 
 def test_baselines_are_repeated_at_every_position():
@@ -310,7 +341,7 @@ def test_baselines_are_repeated_at_every_position():
         ).drop("position")
         for position in ("coarse", "fine")
     }
-    assert len(at["coarse"]) == 2 * 3 * 3 * 3
+    assert len(at["coarse"]) == 2 * 4 * 3 * 3
     assert at["coarse"].equals(at["fine"])
 
 
@@ -359,7 +390,7 @@ def test_points_that_a_crop_removes_are_left_out_for_every_estimator():
     features.sizes = dict.fromkeys("ab", (80, 80))
     features.transforms = dict.fromkeys("ab", Affine(offset_x=-10, offset_y=-10))
     found = measure(features, annotations, Parameters())
-    assert found["keypoint"].to_list() == ["ear"] * 4
+    assert found["keypoint"].to_list() == ["ear"] * (1 + len(correspondence.BASELINES))
     features.transforms = dict.fromkeys("ab", Affine(offset_x=-90))
     with pytest.raises(UserError, match="moves every keypoint"):
         measure(features, annotations, Parameters())
@@ -448,7 +479,7 @@ def degraded(views, *, bootstrap=2000):
                 for point, hit in enumerate(found)
                 for estimator, position in (
                     ("cosine", "mid_block"), ("random", None), ("same_position", None),
-                    ("same_place_in_box", None),
+                    ("same_place_in_square", None), ("same_place_in_box", None),
                 )
                 for random, blind in [(estimator == "random", estimator != "cosine")]
             ]  # fmt: skip

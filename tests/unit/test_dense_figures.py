@@ -101,11 +101,11 @@ def test_a_block_that_is_not_above_chance_has_no_change():
         assert ("mid" in spec["description"].split("last step")[1]) == (not lost)
 
 
-def test_chance_of_keypoints_is_the_estimator_of_the_same_position():
+def test_chance_of_keypoints_is_the_estimator_of_the_same_place():
     table = accuracies().drop("kind").rename({"accuracy": "pck"})
     table = table.with_columns(estimator=pl.lit("cosine"), alpha=0.1, split=pl.lit("test"))
     blind = table.with_columns(
-        estimator=pl.lit("same_position"),
+        estimator=pl.lit("same_place_in_square"),
         pck=pl.when(pl.col("position") == "mid_block").then(0.72).otherwise(0.1),
     )
     spec = specification(
@@ -118,7 +118,7 @@ def test_chance_of_keypoints_is_the_estimator_of_the_same_position():
     np.testing.assert_allclose(sorted(changes(spec)["up[3]"]), [-0.5, -0.2, -0.1, 0], atol=1e-12)
     rows = [row["pck"] for row in drawn(spec, "pck_0", "line") if row["block"] == "mid"]
     assert rows == [0.8, 0.6, 0.4, 0.2]
-    assert "without mid, not above same position at step 0" in spec["description"]
+    assert "without mid, not above same place in square at step 0" in spec["description"]
 
 
 def test_intervals_of_the_change_are_those_of_the_table():

@@ -292,6 +292,7 @@ def test_baselines_are_labelled_rules():
         assert {r["baseline"]: r["value"] for r in rows} == {
             "random": 0.02,
             "same position": 0.055,
+            "same place in square": 0.06,
             "same place in box": 0.21,
         }
     labels = [part for part, rows in marks(spec, "text") if rows == rules[0][1]]

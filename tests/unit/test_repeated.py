@@ -120,7 +120,7 @@ def test_the_sentence_gives_the_deviation_beside_the_interval_over_items():
         repeated([0.2, 0.4, 0.6], pairs=50, low=0.1, high=0.5),
         repeated([0.2, 0.3, 0.4], position="up_blocks.1", pairs=50, low=0.1, high=0.5),
     ]
-    blind = repeated([0.1, 0.1, 0.1], pairs=50, estimator="same_position")
+    blind = repeated([0.1, 0.1, 0.1], pairs=50, estimator="same_place_in_square")
     options = lines_by_timestep.Options()
     found = over(pl.concat([*parts, blind]), "seed", options)
     assert sentence(found, options) == (

@@ -55,7 +55,7 @@ def test_a_companion_brings_the_parts_of_its_own_protocol(study):
     config["tasks"] = config["tasks"] | {"compared": task}
     wildcards = CONDITION | {"protocol": "standard", "task": "compared"}
     spec = json.loads(specs.evaluate(parse(config), wildcards))
-    assert spec["protocol"] == {"coordinates": "exact"}
+    assert spec["protocol"] == {"coordinates": "centred"}
     assert spec["companions"]["1"]["protocol"] == {"coordinates": "integer"}
 
 

@@ -125,7 +125,7 @@ def score(measured, estimator, **settings):
 
 
 @pytest.mark.parametrize(("strict", "expected"), [(False, 4 / 6), (True, 1 / 6)])
-@pytest.mark.parametrize("coordinates", ["exact", "integer"])
+@pytest.mark.parametrize("coordinates", ["centred", "integer"])
 def test_same_position_by_hand(strict, expected, coordinates):
     """Raw pixels of the source image are the prediction; figure 9 compares with `<`."""
     measured = measure(*made(BY_HAND), Parameters(), coordinates=coordinates)
@@ -197,11 +197,11 @@ def test_whole_pixels_equal_the_thesis_written_out():
 
 
 def test_estimators_without_features_do_not_depend_on_the_coordinates():
-    exact = measure(*made(PHOTOS), Parameters(), coordinates="exact")
+    centred = measure(*made(PHOTOS), Parameters(), coordinates="centred")
     whole = measure(*made(PHOTOS), Parameters(), coordinates="integer")
     blind = pl.col("estimator") != "cosine"
-    assert exact.filter(blind).equals(whole.filter(blind))
-    assert not exact.equals(whole)
+    assert centred.filter(blind).equals(whole.filter(blind))
+    assert not centred.equals(whole)
 
 
 def test_a_mirrored_view_keeps_the_sides_of_a_box_in_order():

@@ -8,8 +8,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from typing import Final
 
-UNDEGRADED = "identity"
+UNDEGRADED: Final = "identity"
+
+BLIND: Final = "same_place_in_square"
+"""Estimator of keypoints that a block must surpass, so that it can lose something.
+
+What remains of a representation without content is its place: matching it finds the same place of
+the encoded picture.
+"""
 
 
 def step_of(view: str) -> tuple[str, float] | None:

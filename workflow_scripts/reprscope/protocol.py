@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 Pixels = Literal["symmetric", "unit"]
-Coordinates = Literal["exact", "integer"]
+Coordinates = Literal["centred", "integer"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,9 +39,10 @@ class Protocol:
     added_conditioning : bool
         Give SDXL the pooled text and the image size that it was trained with; the thesis leaves
         both out.
-    coordinates : {"exact", "integer"}
-        Points and boxes of the correspondence task as they are, or cut to whole pixels of the
-        encoded image, in which PCK is then computed (thesis).
+    coordinates : {"centred", "integer"}
+        Of the tasks on keypoints. With both a token stands at the middle of its square of pixels.
+        With ``integer`` points and boxes are cut to whole pixels of the encoded image, in which
+        PCK is then computed (thesis).
     """
 
     pixels: Pixels = "symmetric"
@@ -49,7 +50,7 @@ class Protocol:
     noise: Literal["per_image", "shared", "none"] = "per_image"
     rescaling: bool = False
     added_conditioning: bool = True
-    coordinates: Coordinates = "exact"
+    coordinates: Coordinates = "centred"
 
 
 PROTOCOLS: Final = {

@@ -18,7 +18,7 @@ from typing import Any, Final
 import altair as alt
 import polars as pl
 
-from reprscope.degradations import start_of, step_of
+from reprscope.degradations import BLIND, start_of, step_of
 from reprscope.errors import UserError
 from reprscope.figures import frames
 from reprscope.figures.repeated import intervals
@@ -26,8 +26,7 @@ from reprscope.figures.theme import Theme
 from reprscope.labels import block_label, in_network_order, words
 
 CHANGE: Final = ("change_low", "change_high")
-BLIND: Final = "same_position"
-"""Estimator without features whose PCK counts as chance."""
+"""Columns with the interval of a change."""
 
 RELATED: Final = frozenset({"accuracy", "pck"})
 """Metrics that the tasks relate to the undegraded view, as ``change`` with its interval."""

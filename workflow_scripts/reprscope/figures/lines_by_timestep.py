@@ -61,7 +61,12 @@ class Options:
     low: str = "low"
     high: str = "high"
     estimator: str = "cosine"
-    baselines: Sequence[str] = ("same_place_in_box", "same_position", "random")
+    baselines: Sequence[str] = (
+        "same_place_in_box",
+        "same_place_in_square",
+        "same_position",
+        "random",
+    )
     reference: str = "chance"
     filter: Mapping[str, Any] = field(default_factory=dict)
     panel: str = "model"

@@ -3,13 +3,16 @@
 Thesis, section "semantic correspondence" and figures 7 to 9; the measure of DIFT (Tang et al. 2023)
 on pairs in the form of SPair-71k. For every keypoint of a source image the target token of the
 highest cosine similarity is found, and the centre of that token, mapped back to the original target
-image, is the prediction. Three estimators that see no features are scored on the same keypoints:
+image, is the prediction. Four estimators that see no features are scored on the same keypoints:
 
 ``random``
     A uniformly random point of the target image. Its score is the exact expectation, so that no
     single point is stored (the thesis averages 1000 draws; figure 9).
 ``same_position``
     The source point's pixel coordinates in the original images, as in the thesis (figure 9).
+``same_place_in_square``
+    The same relative place of the encoded picture, for instance of the padded square: what a match
+    of tokens that hold their place, or noise that all images share, finds.
 ``same_place_in_box``
     The same relative place in the target's bounding box.
 
@@ -61,7 +64,7 @@ import numpy as np
 import polars as pl
 
 from reprscope.coordinates import token_centre
-from reprscope.degradations import last_steps
+from reprscope.degradations import BLIND, last_steps
 from reprscope.errors import UserError
 from reprscope.findings import Findings, best, interval, superlative, told_apart
 from reprscope.labels import KEYS
@@ -105,9 +108,7 @@ NEEDS: Final = frozenset({"pairs"})
 STORES: Final = frozenset({"tokens"})
 PROTOCOL: Final = frozenset({"coordinates"})
 
-BASELINES: Final = ("random", "same_position", "same_place_in_box")
-BLIND: Final = "same_position"
-"""What a block must surpass, so that it can lose something to a degradation."""
+BASELINES: Final = ("random", "same_position", "same_place_in_square", "same_place_in_box")
 
 TASK: Final = "correspondence"
 EMPTY: Final = "empty"
@@ -263,7 +264,7 @@ def measure(
     annotations: Annotations,
     parameters: Parameters,
     *,
-    coordinates: Coordinates = "exact",
+    coordinates: Coordinates = "centred",
     companions: Mapping[str, Representations] | None = None,
     companion_protocols: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> pl.DataFrame:
@@ -280,7 +281,7 @@ def measure(
         Pairs, and the sizes of the images.
     parameters
         Settings of the measure; what is measured depends on those of a variant alone.
-    coordinates : {"exact", "integer"}
+    coordinates : {"centred", "integer"}
         With ``integer``, all coordinates and sizes in the rows of ``cosine`` (and ``plain``) are in
         pixels of the encoded images, points and boxes cut to whole ones (towards zero), as in the
         thesis.
@@ -333,7 +334,7 @@ def measure(
             maps, queries, points.target, points.component, sources=asked
         )
         predicted = _centres(index, points.target, points.frames, maps.grid)
-        if coordinates == "exact":
+        if coordinates == "centred":
             predicted = points.frames.back(points.target, predicted)
         name = "cosine" if variant is None else "plain"
         frames.append(_rows(seen, name, position, predicted, similarity))
@@ -344,7 +345,15 @@ def measure(
     table = points.table
     source = table.select("source_x", "source_y").to_numpy()
     in_box = same_place_in_box(source, boxes(table, "source_box"), boxes(table, "target_box"))
-    predictions = {"random": None, "same_position": source, "same_place_in_box": in_box}
+    # Encoded pictures that are not squares differ in size: the place is relative.
+    place = points.source_xy / points.source_frames.pixels[points.source]
+    in_square = place * points.frames.pixels[points.target]
+    predictions = {
+        "random": None,
+        "same_position": source,
+        "same_place_in_square": points.frames.back(points.target, in_square),
+        "same_place_in_box": in_box,
+    }
     frames += [_rows(table, name, None, predictions[name], None) for name in BASELINES]
     return pl.concat(frames)
 
@@ -438,7 +447,8 @@ def relate(table: pl.DataFrame, parameters: Mapping[str, Parameters]) -> pl.Data
     which a degradation starts (:func:`reprscope.degradations.start_of`), minus 1, ``change_low``
     and ``change_high``, its 95 % bootstrap interval: pairs are resampled together with their
     undegraded selves. Null without such a view, if it shows other keypoints, and in blocks that do
-    not find more there than :data:`BLIND` does. Without ``of_pair`` and ``correct_of_pair``.
+    not find more there than
+    :data:`reprscope.degradations.BLIND` does. Without ``of_pair`` and ``correct_of_pair``.
     """
     points = table.filter(pl.col("average") == "point")
     own = points.filter(pl.col("estimator") == "cosine")

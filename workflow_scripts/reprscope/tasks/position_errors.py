@@ -243,7 +243,7 @@ def measure(
     annotations: Annotations,
     parameters: Parameters,
     *,
-    coordinates: Coordinates = "exact",
+    coordinates: Coordinates = "centred",
 ) -> pl.DataFrame:
     """Count matches and errors at every position.
 
@@ -255,7 +255,7 @@ def measure(
         Pairs, or keypoints with groups.
     parameters
         Settings of the measure.
-    coordinates : {"exact", "integer"}
+    coordinates : {"centred", "integer"}
         With ``integer``, points are cut to whole pixels of the encoded images, as in the thesis.
 
     Returns
