@@ -161,7 +161,17 @@ def nyu(path: Path, count: int = 5) -> Path:
         for name, index in (("depths", 1), ("rawDepths", 2)):
             file.create_dataset(name, data=np.stack([s[index].T for s in scenes]), **options)
         file.create_dataset("labels", data=np.zeros((count, 160, 120), np.uint16), **options)
+        # A cell array of strings: references to arrays of UTF-16 units.
+        cells = file.create_dataset("scenes", (1, count), dtype=h5py.ref_dtype)
+        for number in range(count):
+            name = np.array([*map(ord, nyu_scene_name(number))], np.uint16)[:, None]
+            cells[0, number] = file.create_dataset(f"#refs#/{number}", data=name).ref
     return path
+
+
+def nyu_scene_name(number: int) -> str:
+    """Two images in a row are of one scene."""
+    return f"kitchen_{number // 2:04d}"
 
 
 def nyu_splits(path: Path, train: list[int], test: list[int]) -> Path:

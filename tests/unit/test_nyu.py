@@ -5,7 +5,7 @@ from reprscope.data.canonical import Annotations, check, write_dataset
 from reprscope.errors import UserError
 from reprscope.parameters import build
 from support.file_server import FileServer
-from support.miniatures import nyu, nyu_scene, nyu_splits, sha256
+from support.miniatures import nyu, nyu_scene, nyu_scene_name, nyu_splits, sha256
 
 TRAIN, TEST = [2, 5], [1, 3, 4]
 
@@ -57,6 +57,24 @@ def test_depth_is_upright_in_metres_and_belongs_to_its_image(written):
         assert np.array_equal(depth, nyu_scene(number)[1])
         assert depth[0, 0] == 1 + number
         assert depth[119, 159] == 5 + number
+
+
+def test_every_image_names_its_scene(written, folder, tmp_path):
+    names = written.images()["scene"].to_list()
+    assert names == [nyu_scene_name(number) for number in range(5)]
+    assert names[:3] == ["kitchen_0000", "kitchen_0000", "kitchen_0001"]
+    import h5py
+
+    copy = tmp_path / "copy.mat"
+    for change, words in (("lost", "has no scenes"), ("few", "names 4 scenes for 5 images")):
+        copy.write_bytes((folder / "labeled.mat").read_bytes())
+        with h5py.File(copy, "r+") as file:
+            kept = file["scenes"][:, :4]
+            del file["scenes"]
+            if change == "few":
+                file.create_dataset("scenes", data=kept, dtype=h5py.ref_dtype)
+        with pytest.raises(UserError, match=words):
+            source.build(settings(folder, urls=[str(copy)]), 1)
 
 
 def test_measured_depth_has_its_holes(folder):

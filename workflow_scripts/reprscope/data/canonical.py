@@ -7,6 +7,7 @@ with ``datasets.load_dataset("parquet", ...)`` and with polars. Columns:
 images
     ``image_id`` (unique), ``image`` (encoded PNG or JPEG bytes), ``width``, ``height`` (pixels),
     ``label`` (class name or null), ``caption`` (or null), ``split`` (train, validation, test).
+    Where several images are of one scene, also ``scene``: images of one are not independent.
 pairs
     ``pair_id``, ``split``, ``category``, ``source_id``, ``target_id``, ``keypoints`` (names
     visible in both images), ``source_xy``, ``target_xy`` (one [x, y] per keypoint, original
@@ -55,6 +56,9 @@ IMAGES_SCHEMA = {
     "caption": pl.String,
     "split": pl.String,
 }
+OPTIONAL_SCHEMA = {"scene": pl.String}
+"""Columns that ``images`` may have beside those of :data:`IMAGES_SCHEMA`."""
+
 PAIRS_SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
     "pair_id": pl.String,
     "split": pl.String,
@@ -133,8 +137,10 @@ def check(dataset: Dataset) -> None:
     images = dataset.images
     if images.is_empty():
         raise UserError("The dataset has no images: check the source's settings.")
-    if dict(images.schema) != IMAGES_SCHEMA:
-        raise UserError(f"The dataset's columns are {dict(images.schema)}, not {IMAGES_SCHEMA}.")
+    columns = dict(images.schema)
+    optional = {name: kind for name, kind in OPTIONAL_SCHEMA.items() if name in columns}
+    if columns != IMAGES_SCHEMA | optional:
+        raise UserError(f"The dataset's columns are {columns}, not {IMAGES_SCHEMA | optional}.")
     doubled = images.filter(pl.col("image_id").is_duplicated())
     if not doubled.is_empty():
         raise UserError(f"Image {doubled['image_id'][0]} is in the dataset twice: rename one.")
@@ -217,9 +223,7 @@ class Annotations:
 
     def images(self) -> pl.DataFrame:
         """All images without their pixels."""
-        return pl.read_parquet(
-            self.folder / "images.parquet", columns=[c for c in IMAGES_SCHEMA if c != "image"]
-        )
+        return pl.scan_parquet(self.folder / "images.parquet").drop("image").collect()
 
     def image(self, image_id: str) -> NDArray[np.uint8]:
         """Decoded original, (height, width, 3) RGB."""

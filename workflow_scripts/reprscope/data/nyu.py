@@ -3,7 +3,8 @@
 Silberman, Hoiem, Kohli, Fergus: Indoor Segmentation and Support Inference from RGBD Images (2012).
 
 The labelled file is HDF5 with MATLAB's order of axes: (image, channel, x, y) and (image, x, y).
-Images and maps are turned upright here, and read one at a time. Depth is in metres.
+Images and maps are turned upright here, and read one at a time. Depth is in metres. The images are
+of 464 scenes, whose names the file holds: images of one room are not independent.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from reprscope.data import counts, download
-from reprscope.data.canonical import IMAGES_SCHEMA, Dataset, encode_png
+from reprscope.data.canonical import IMAGES_SCHEMA, OPTIONAL_SCHEMA, Dataset, encode_png
 from reprscope.errors import UserError
 from reprscope.progress import progress
 
@@ -95,7 +96,8 @@ def build(parameters: Parameters, threads: int) -> Dataset:
     Returns
     -------
     Dataset
-        Images in the file's order, named by their number there, from 1 as in ``splits.mat``.
+        Images in the file's order, named by their number there, from 1 as in ``splits.mat``, with
+        the name of their scene, such as ``kitchen_0004``.
 
     Raises
     ------
@@ -115,6 +117,7 @@ def build(parameters: Parameters, threads: int) -> Dataset:
     labelled = Labelled(path, parameters.depth)
     total = len(labelled)
     counts.check({"images": total}, parameters.counts, what="NYU Depth v2")
+    scenes = labelled.scenes()
     splits = _thesis(total) if division is None else _official(division, total)
     rows = []
     with progress(total, "images") as advance:
@@ -129,10 +132,12 @@ def build(parameters: Parameters, threads: int) -> Dataset:
                     "label": None,
                     "caption": None,
                     "split": splits[row],
+                    "scene": scenes[row],
                 }
             )
             advance(1)
-    return Dataset(images=pl.DataFrame(rows, schema=IMAGES_SCHEMA), depth=labelled)
+    images = pl.DataFrame(rows, schema={**IMAGES_SCHEMA, **OPTIONAL_SCHEMA})
+    return Dataset(images=images, depth=labelled)
 
 
 class Labelled(Mapping[str, NDArray[np.float32]]):
@@ -186,6 +191,32 @@ class Labelled(Mapping[str, NDArray[np.float32]]):
                 f"{self._path} is damaged ({error}): delete it and run again."
             ) from error
         return values
+
+    def scenes(self) -> list[str]:
+        """Scene of every row of the file.
+
+        Raises
+        ------
+        UserError
+            If the file does not name one for each image.
+        """
+        import h5py
+
+        # A cell array of MATLAB: references to arrays of UTF-16 units, one for each name.
+        table = self._table("scenes")
+        cells = h5py.check_ref_dtype(table.dtype) is not None
+        references: list[Any] = np.ravel(table[()]).tolist() if cells else []
+        if len(references) != len(self):
+            raise UserError(
+                f"{self._path} names {len(references)} scenes for {len(self)} images: use the "
+                "labelled file of NYU Depth v2."
+            )
+        try:
+            return ["".join(map(chr, np.ravel(self._file[one][()]))) for one in references]
+        except (OSError, TypeError, ValueError) as error:
+            raise UserError(
+                f"{self._path} is damaged ({error}): delete it and run again."
+            ) from error
 
     def image(self, row: int) -> NDArray[np.uint8]:
         """Upright image of a row of the file, (height, width, 3)."""
