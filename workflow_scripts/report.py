@@ -54,17 +54,21 @@ def sizes(path: str) -> Section:
     )
 
 
-def scorecard(path: str) -> Section:
-    """Read the comparison with published values."""
+def scorecard(path: str) -> list[Section]:
+    """Read the comparison with published values; no section if the study measures none again."""
     card = pl.read_parquet(path)
-    return Section(
-        name="scorecard",
-        title="Scorecard",
-        question="Do the published numbers come out again?",
-        found=sentences(card),
-        description=f"Every number: `{path}`.",
-        table=summary(card),
-    )
+    if not card["ours"].count():
+        return []
+    return [
+        Section(
+            name="scorecard",
+            title="Scorecard",
+            question="Do the published numbers come out again?",
+            found=sentences(card),
+            description=f"Every number: `{path}`.",
+            table=summary(card),
+        )
+    ]
 
 
 def main(manifests: list[str], shapes: str, card: str, folder: Path, out: str, spec: str) -> None:
@@ -77,7 +81,7 @@ def main(manifests: list[str], shapes: str, card: str, folder: Path, out: str, s
     page = build(
         title=settings["title"],
         introduction=settings["introduction"],
-        sections=[*map(section, settings["sections"]), sizes(shapes), scorecard(card)],
+        sections=[*map(section, settings["sections"]), sizes(shapes), *scorecard(card)],
         runtimes=runtimes(benchmarks.read(folder)),
         provenance={**versions(), **revisions, **settings["provenance"]},
     )

@@ -104,6 +104,7 @@ def test_golden_values(name, keys, percent):
 
 RAW = {
     "title": "t",
+    "precision": "float16",
     "datasets": {
         "pairs": {"source": "spair", "shards": 3, "urls": ["/a/copy.tar.gz"]},
         "other": {"source": "menagerie", "images": 60},
@@ -203,6 +204,15 @@ def test_anything_else_is_no_match(key, value):
     assert found(study_with(**{key: [value]})) == []
 
 
+@pytest.mark.parametrize("precision", ["auto", "float32", "bfloat16"])
+def test_values_of_another_precision_are_no_match(precision):
+    study = parse(RAW | {"precision": precision, "experiments": [MINE]})
+    assert found(study) == []
+    # What no features stand behind has no precision.
+    without = parse(RAW | {"precision": precision, "experiments": [MINE | {"tasks": ["strict"]}]})
+    assert [match.entry for match in found(without)] == ["pck-baselines"]
+
+
 # Settings of the other kinds: (what, changes of the task, of the experiment) and what is the same.
 PROBE = {
     "kind": "position_probe",
@@ -241,6 +251,7 @@ SAME = [
 ]
 KINDS = {
     "title": "t",
+    "precision": "float16",
     "datasets": {
         "photos": {"source": "imagenet_subset"},
         "food": {"source": "imagenet_subset", "dataset": "ethz/food101", "classes": ["pizza"]},
@@ -363,18 +374,75 @@ def test_agreement_counts_up_to_the_tolerance_and_no_further():
 def test_the_summary_counts_and_names_the_worst():
     study = study_with()
     table = table_of(study)
-    empty = scorecard.scorecard([])
-    assert "none of them" in scorecard.sentences(empty)[1]
     card = scorecard.scorecard([("mine", table, found(study))])
     summary = scorecard.summary(card)
-    assert summary["values"].sum() == len(card)
+    assert summary["values"].sum() == card["experiment"].count()
     row = summary.filter(pl.col("item") == "figure 7").row(0, named=True)
     ours = card.filter(pl.col("item") == "figure 7", pl.col("ours").is_not_null())
     worst = max(ours["difference"].to_list(), key=abs)
     assert (row["values"], row["compared"], row["worst_difference"]) == (561, 4, worst)
     assert row["within"] == ours["within"].sum()
     assert row["missing_from"] == "studies/thesis.yaml: figure-7"
-    assert scorecard.sentences(card)[1].startswith("This study measures 6 of them again; ")
+    assert scorecard.sentences(card)[1].startswith("This study measures 6 of them; ")
+
+
+def test_what_nothing_measures_is_not_counted():
+    card = scorecard.scorecard([])
+    without = [entry for entry in INDEX.values() if not entry.experiment]
+    lost = sum(len(published.values(entry, FOLDER)) for entry in without)
+    assert card["experiment"].null_count() == lost > 1000
+    assert scorecard.summary(card)["values"].sum() == len(card) - lost
+    assert f"report {len(card) - lost:,} numbers" in scorecard.sentences(card)[0]
+    assert "figure 18" not in scorecard.summary(card)["item"]
+
+
+def test_one_for_every_norm_agrees_with_at_most_a_handful():
+    paper = read(ROOT / "studies/paper.yaml")
+    study = parse(paper)
+    experiment = study.experiments["figures-2-4-and-5-anomalies"]
+    rows = pl.concat(
+        [
+            published.renamed(published.values(INDEX[match.entry]), match)
+            for match in matches(study, experiment)
+        ],
+        how="diagonal_relaxed",
+    )
+    assert len(rows) == 135
+    # Within the tolerance of 1 itself lie 29: of layers whose anomalies have the norm of others.
+    table = rows.drop("value", "tolerance").with_columns(relative_norm=pl.lit(1.0))
+    card = scorecard.scorecard([("mine", table, matches(study, experiment))])
+    ours = card.filter(pl.col("ours").is_not_null())
+    assert len(ours) == 135
+    assert (~ours["telling"]).sum() == 29
+    assert ours["within"].sum() == 0
+    right = rows.select(pl.exclude("value", "tolerance"), relative_norm="value")
+    card = scorecard.scorecard([("mine", right, matches(study, experiment))])
+    assert card["within"].sum() == 106
+    said = scorecard.sentences(card)[1]
+    assert said.startswith("This study measures 135 of them; 29 are too close to what no effect")
+    assert said.endswith("of the other 106, 106 agree within the tolerance.")
+
+
+def test_the_tolerance_of_norms_is_three_standard_errors_over_images():
+    rows = pl.read_csv(FOLDER / "anomaly_norm.csv")
+    # Images with at least one of the labels, of 500.
+    assert dict(rows.group_by("model").agg(pl.col("images").first()).rows()) == {
+        "sd-1.5": 144,
+        "sd-2.1": 76,
+        "sd-turbo": 438,
+    }
+    expected = 3 * rows["deviation"] / rows["images"].sqrt()
+    assert (rows["tolerance"] - expected).abs().max() < 1e-6
+
+
+def test_tolerances_of_pck_grow_with_the_noise():
+    rows = published.values(INDEX["pck-by-timestep"], FOLDER)
+    named = INDEX["pck-by-timestep"].tolerance_at
+    for timestep, tolerance in rows.select("timestep", "tolerance").unique().rows():
+        last = max((first for first in named if first <= timestep), default=None)
+        assert tolerance == (0.003 if last is None else named[last])
+    assert min(named) == 300
+    assert sorted(named.values()) == list(named.values())
 
 
 STUDIES = {name: read(ROOT / f"studies/{name}.yaml") for name in ("thesis", "paper")}

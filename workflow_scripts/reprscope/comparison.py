@@ -22,8 +22,9 @@ def matches(
     """Entries of the index that an experiment measures again, under the study's names.
 
     Datasets, tasks, views, prompts and protocols match by what they are, whatever the study calls
-    them, and models by the weights that the registry names. An entry matches if the experiment
-    measures at least one of its rows.
+    them, models by the weights that the registry names, and precision by the name that the study
+    writes (``auto`` is another one on another machine). An entry matches if the experiment measures
+    at least one of its rows.
     """
     found = []
     for name, entry in published.index(folder).items():
@@ -40,6 +41,8 @@ def _match(
 ) -> published.Match | None:
     """The entry under the study's names; None if something has none."""
     source, kind = entry.source, entry.kind
+    if entry.precision is not None and study.precision != entry.precision:
+        return None
     names = {
         "task": [
             task

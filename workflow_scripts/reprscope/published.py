@@ -77,6 +77,13 @@ class Entry:
     tolerance, relative : float
         A value agrees with the published ``v`` if it differs by at most
         ``tolerance + relative * abs(v)``.
+    tolerance_at : mapping of int to float
+        Another ``tolerance`` from a timestep on, up to the next that is named.
+    nothing : float or None
+        Value without any effect, such as 1 for a ratio. A published value that lies within its
+        tolerance of it cannot tell agreement from no effect, and counts as neither.
+    precision : str or None
+        Precision of the features behind the values; None if there are no features.
     study, experiment : str
         Study file (without ``.yaml``) and experiment of it that measure all of the rows; empty if
         none does.
@@ -94,6 +101,9 @@ class Entry:
     keys: Mapping[str, Any] = field(default_factory=dict)
     tolerance: float = 0.0
     relative: float = 0.0
+    tolerance_at: Mapping[int, float] = field(default_factory=dict)
+    nothing: float | None = None
+    precision: str | None = "float16"
     study: str = ""
     experiment: str = ""
 
@@ -165,9 +175,12 @@ def values(entry: Entry, folder: Path = Path(paths.PUBLISHED)) -> pl.DataFrame:
     if rows.is_empty():
         raise UserError(f"{folder / entry.file} has no rows with {dict(entry.rows)}.")
     if "tolerance" not in rows.columns:
-        tolerance = entry.tolerance + entry.relative * pl.col("value").abs()
-        rows = rows.with_columns(tolerance=tolerance)
-    apart = ("dataset", "metric", "value", "deviation", "tolerance")
+        absolute = pl.lit(entry.tolerance)
+        for first, tolerance in sorted(entry.tolerance_at.items()):
+            late = pl.col("timestep") >= first
+            absolute = pl.when(late).then(pl.lit(tolerance)).otherwise(absolute)
+        rows = rows.with_columns(tolerance=absolute + entry.relative * pl.col("value").abs())
+    apart = ("dataset", "metric", "value", "deviation", "images", "tolerance")
     keys = [c for c in rows.columns if c not in apart]
     fixed = [pl.lit(value).alias(name) for name, value in entry.keys.items()]
     return rows.select(*keys, *fixed, "value", "tolerance")

@@ -25,6 +25,7 @@ SCHEMA: Final = {
     "keys": pl.String,
     "published": pl.Float64,
     "tolerance": pl.Float64,
+    "telling": pl.Boolean,
     "ours": pl.Float64,
     "low": pl.Float64,
     "high": pl.Float64,
@@ -52,11 +53,13 @@ def scorecard(
     -------
     Columns of :data:`SCHEMA`. ``dataset`` is the source, ``model`` the name in the registry, null
     where a value is of none; ``keys`` is canonical JSON of what else tells a value apart, such as
-    the split. ``ours`` with its interval (null where there is none), ``difference`` (ours less
-    published) and ``within`` (whether it is at most the tolerance) are null where the study has
-    not measured the number; ``experiment`` is then the one that would, as ``studies/thesis.yaml:
-    figure-7`` (null if none does), otherwise the study's own. Of several experiments that have a
-    number, the first is taken.
+    the split. ``telling`` is false where the published number lies within its tolerance of what no
+    effect would give, so that agreement says nothing. ``ours`` with its interval (null where there
+    is none), ``difference`` (ours less published) and ``within`` (whether it is at most the
+    tolerance; null where the number is not telling) are null where the study has not measured the
+    number; ``experiment`` is then the one that would, as ``studies/thesis.yaml: figure-7`` (null if
+    none does), otherwise the study's own. Of several experiments that have a number, the first is
+    taken.
     """
     parts = [
         _entry(name, entry, experiments, folder) for name, entry in published.index(folder).items()
@@ -91,6 +94,8 @@ def _entry(
     measured = pl.concat([empty, *ours]).unique("row", keep="first", maintain_order=True)
     frame = frame.join(measured, on="row", how="left", maintain_order="left")
     difference = pl.col("ours") - pl.col("published")
+    nothing = pl.lit(entry.nothing, pl.Float64)
+    telling = ((pl.col("published") - nothing).abs() > pl.col("tolerance")).fill_null(value=True)
     elsewhere = f"studies/{entry.study}.yaml: {entry.experiment}" if entry.experiment else None
     frame = frame.with_columns(
         pl.lit(entry.document).alias("document"),
@@ -98,9 +103,10 @@ def _entry(
         pl.lit(entry.source.source).alias("dataset"),
         pl.lit(entry.metric).alias("metric"),
         pl.lit(entry.protocol, pl.String).alias("protocol"),
+        telling=telling,
         difference=difference,
         # A difference of exactly the tolerance is within, whatever the last bit says.
-        within=difference.abs() <= pl.col("tolerance") * (1 + 1e-9),
+        within=pl.when(telling).then(difference.abs() <= pl.col("tolerance") * (1 + 1e-9)),
         experiment=pl.col("experiment").fill_null(pl.lit(elsewhere, pl.String)),
     )
     return frame.select(pl.col(column).cast(kind) for column, kind in SCHEMA.items())
@@ -131,17 +137,21 @@ def _or_null(frame: pl.DataFrame, column: str, kind: Any = None) -> pl.Expr:
 def summary(card: pl.DataFrame) -> pl.DataFrame:
     """One row for each figure or table: how many values, how many measured again, and how well.
 
+    Numbers that nothing measures do not count.
+
     Returns
     -------
-    ``document``, ``item``, ``metric``, ``values``, ``compared``, ``within``, ``worst_difference``
-    (of the largest size, null if nothing is compared), ``missing_from`` (the experiments that
-    would give the missing ones).
+    ``document``, ``item``, ``metric``, ``values``, ``compared``, ``telling`` (of these, those that
+    can disagree), ``within``, ``worst_difference`` (of the largest size, null if nothing is
+    compared), ``missing_from`` (the experiments that would give the missing ones).
     """
+    card = _measurable(card)
     size = pl.col("difference").abs()
     worst = pl.col("difference").sort_by(size, descending=True, nulls_last=True).first()
     return card.group_by("document", "item", "metric", maintain_order=True).agg(
         values=pl.len(),
         compared=pl.col("ours").count(),
+        telling=pl.col("within").count(),
         within=pl.col("within").sum(),
         worst_difference=worst,
         missing_from=pl.col("experiment")
@@ -153,16 +163,18 @@ def summary(card: pl.DataFrame) -> pl.DataFrame:
 
 def sentences(card: pl.DataFrame) -> list[str]:
     """What the scorecard says as a whole."""
-    total, compared = len(card), card["ours"].count()
-    text = f"The thesis and the paper report {total:,} numbers that this project can measure."
-    if not compared:
-        return [
-            text,
-            "This study measures none of them again: they are of other models or datasets. The "
-            "table says which experiment would.",
-        ]
-    within = int(card["within"].sum())
-    return [
-        text,
-        f"This study measures {compared:,} of them again; {within:,} agree within the tolerance.",
-    ]
+    total, compared = len(_measurable(card)), card["ours"].count()
+    text = f"The thesis and the paper report {total:,} numbers that an experiment measures again."
+    within, telling = int(card["within"].sum()), card["within"].count()
+    said = f"This study measures {compared:,} of them; "
+    if telling < compared:
+        said += (
+            f"{compared - telling:,} are too close to what no effect would give to tell anything; "
+            f"of the other {telling:,}, "
+        )
+    return [text, f"{said}{within:,} agree within the tolerance."]
+
+
+def _measurable(card: pl.DataFrame) -> pl.DataFrame:
+    """Rows of numbers that some experiment measures."""
+    return card.filter(pl.col("experiment").is_not_null())
