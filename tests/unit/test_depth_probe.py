@@ -6,10 +6,11 @@ import pytest
 from reprscope import tasks
 from reprscope.anomalies import PATCHES
 from reprscope.coordinates import Affine
-from reprscope.depth import Frame, Moments, huber, ridge
+from reprscope.depth import Frame, Moments, aligned, grid_map, huber, ridge
 from reprscope.errors import UserError
 from reprscope.tasks import depth_probe as task
 from reprscope.views import View
+from scipy import stats
 from support.fakes import FakeAnnotations, FakeRepresentations
 
 LAYER = "up_blocks.1.resnets.2"
@@ -222,7 +223,7 @@ def test_regions_follow_a_padded_view():
 def test_a_planted_plane_is_read_and_noise_gives_the_mean():
     features, annotations = made(images=40)
     found = task.measure(features, annotations, task.Parameters())
-    table = task.summarise(found, task.Parameters(bootstrap=50)).filter(split="test")
+    table = task.summarise(found, task.Parameters()).filter(split="test")
     planted = table.filter(position=LAYER)
     # Bilinear maps are flat beyond the outermost centres: half a token of the plane is lost there.
     assert planted.filter(region="all")["rmse"][0] < 0.1 * planted["mean_rmse"].min()
@@ -237,7 +238,7 @@ def test_depth_of_one_value_per_image_is_read_exactly():
         depth[:] = depth.mean()
         features.grids[LAYER][name][:] = depth.mean() * np.arange(1.0, 6) + 3
     table = task.summarise(
-        task.measure(features, annotations, task.Parameters()), task.Parameters(bootstrap=20)
+        task.measure(features, annotations, task.Parameters()), task.Parameters()
     ).filter(position=LAYER)
     assert table["rmse"].max() < 1e-4
     assert table["mean_rmse"].min() > 0.1
@@ -281,7 +282,7 @@ def test_errors_equal_loops_over_pixels(monkeypatch):
     # An anomaly that two test images have, in token (2, 3).
     for name in ("i03", "i07"):
         features.grids["conv_in"][name][2, 3] *= 50
-    parameters = task.Parameters(detect="conv_in", bootstrap=20)
+    parameters = task.Parameters(detect="conv_in")
     found = task.measure(features, annotations, parameters)
     errors = brute(features, annotations, parameters, "conv_in")
     of_layer = found.filter(position="conv_in", split="test")
@@ -337,11 +338,14 @@ def test_without_validation_images_a_part_of_the_training_images_chooses():
     )
     found = task.measure(features, annotations, task.Parameters())
     assert found["split"].unique().to_list() == ["test"]
-    table = task.summarise(found, task.Parameters(bootstrap=20))
+    table = task.summarise(found, task.Parameters())
     row = table.filter(position=LAYER, region="all").row(0, named=True)
     assert row["rmse"] < 0.1 * row["mean_rmse"]
     said = task.findings(keyed(table)).sentences
-    assert "the best of the test images themselves" in said[0]
+    assert said[0].startswith(
+        "The RMSE of depth read from single tokens of toy on d is lowest of 2"
+    )
+    assert "tell" not in said[0]
 
 
 def keyed(table: pl.DataFrame) -> pl.DataFrame:
@@ -351,24 +355,166 @@ def keyed(table: pl.DataFrame) -> pl.DataFrame:
 
 
 def test_findings_name_the_layer_that_is_best_on_validation_images():
-    features, annotations = made(images=40)
+    features, annotations = made(images=80)
     table = task.summarise(
-        task.measure(features, annotations, task.Parameters()), task.Parameters(bootstrap=20)
+        task.measure(features, annotations, task.Parameters()), task.Parameters()
     )
     # Make another layer the best of the test images.
     worse = (pl.col("position") == "conv_in") & (pl.col("split") == "test")
     table = table.with_columns(pl.when(worse).then(0.0).otherwise("rmse").alias("rmse"))
     said = task.findings(keyed(table))
-    assert "best from up[1] res[2] of toy at t = 50: RMSE" in said.sentences[0]
-    assert "on corner tokens" in said.sentences[0]
+    row = table.filter(position=LAYER, region="all", split="test").row(0, named=True)
+    assert said.sentences == [
+        "The RMSE of depth read from single tokens of toy on d is best in up[1] res[2] at t = 50 "
+        f"(chosen on 20 validation images from 2 candidates): {row['rmse']:.2f} [{row['low']:.2f}, "
+        f"{row['high']:.2f}] on 20 test images. The true means of its tokens have "
+        f"{row['grid_rmse']:.2f}, the mean depth of the training images {row['mean_rmse']:.2f}; "
+        f"tokens tell more than the mean, with {row['relative_rmse']:.2f} "
+        f"[{row['relative_low']:.2f}, {row['relative_high']:.2f}] of its error."
+    ]
     assert said.table["position"].unique().to_list() == [LAYER]
+    assert said.table["region"].to_list() == ["all", "corner", "border"]
+
+
+def test_noise_tells_no_more_than_the_mean_depth():
+    features, annotations = made(images=80, linear=())
+    table = task.summarise(
+        task.measure(features, annotations, task.Parameters()), task.Parameters()
+    )
+    said = task.findings(keyed(table)).sentences[0]
+    assert "tokens cannot be told from it, with 1.0" in said
+    assert table.filter(region="all")["p"].min() > 0.05
+
+
+def test_intervals_are_over_scenes():
+    features, annotations = made(images=80)
+    names = annotations.image_frame["image_id"]
+    rng = np.random.default_rng(3)
+    offsets = rng.uniform(0, 2, 20)
+    for number, name in enumerate(names):
+        annotations.depths[name] += np.float32(offsets[number // 4])
+    found = task.measure(features, annotations, task.Parameters())
+    assert found["scene"].equals(found["image_id"])
+    alone = task.summarise(found, task.Parameters()).filter(region="all", split="test")
+    # Every scene shows twice among the test images.
+    twice = found.with_columns(
+        scene=pl.col("image_id").str.slice(1).cast(pl.Int32).floordiv(8).cast(pl.String)
+    )
+    table = task.summarise(twice, task.Parameters()).filter(region="all", split="test")
+    assert table["scenes"].to_list() == [10, 10]
+    assert table["images"].to_list() == [20, 20]
+    assert table["rmse"].equals(alone["rmse"])
+    row = twice.filter(region="all", split="test", position="conv_in")
+    by_scene = row.group_by("scene").agg(pl.col("squared_error", "pixels").sum())
+    error, pixels = by_scene["squared_error"].to_numpy(), by_scene["pixels"].to_numpy()
+    value = error.sum() / pixels.sum()
+    spread = np.sqrt(np.square(error - value * pixels).sum() * 10 / 9) / pixels.sum()
+    half = stats.t.ppf(0.975, 9) * spread / value / 2
+    first = table.filter(position="conv_in").row(0, named=True)
+    assert first["low"] == pytest.approx(np.sqrt(value) * np.exp(-half), rel=1e-9)
+    assert first["high"] == pytest.approx(np.sqrt(value) * np.exp(half), rel=1e-9)
+
+
+def test_scenes_come_from_the_dataset():
+    features, annotations = made(images=12)
+    annotations.image_frame = annotations.image_frame.with_columns(
+        scene=pl.Series([None, *["kitchen"] * 11])
+    )
+    found = task.measure(features, annotations, task.Parameters())
+    assert found["scene"].unique().to_list() == ["kitchen"]
+    table = task.summarise(found, task.Parameters())
+    assert table["low"].null_count() == table["p"].null_count() == len(table)
+
+
+def test_the_errors_of_a_prediction_equal_loops(monkeypatch):
+    monkeypatch.setattr(task, "STRENGTHS", (0.0,))
+    rng = np.random.default_rng(5)
+    truth = rng.uniform(1, 5, (6, 8))
+    valid = rng.uniform(size=truth.shape) > 0.3
+    truth[~valid] = 0
+    predicted = truth * rng.uniform(0.5, 1.5, truth.shape) + rng.normal(size=truth.shape)
+    predicted[valid.nonzero()[0][0], valid.nonzero()[1][0]] = -1
+    error, fitted, relative, close = task._errors(predicted, truth, valid)
+    design = np.stack([predicted[valid], np.ones(valid.sum())], axis=1)
+    scale = np.linalg.lstsq(design, truth[valid], rcond=None)[0]
+    for place in np.ndindex(truth.shape):
+        told, true = predicted[place], truth[place]
+        if not valid[place]:
+            assert (error[place], fitted[place], relative[place], close[place]) == (0, 0, 0, False)
+            continue
+        assert error[place] == pytest.approx((told - true) ** 2)
+        assert fitted[place] == pytest.approx((told * scale[0] + scale[1] - true) ** 2)
+        assert relative[place] == pytest.approx(abs(told - true) / true)
+        assert close[place] == (told > 0 and max(told / true, true / told) < 1.25)
+    assert 0 < close.sum() < valid.sum()
+    np.testing.assert_allclose(aligned(np.full(3, 7.0), np.array([1.0, 2.0, 6.0])), 3.0)
+
+
+def test_the_grids_own_error_is_that_of_token_means():
+    rng = np.random.default_rng(6)
+    truth = rng.uniform(1, 5, (24, 32))
+    everywhere = np.ones(truth.shape, dtype=bool)
+    place = Frame((24, 32), Affine(), (32, 24))
+    means = truth.reshape(6, 4, 8, 4).mean(axis=(1, 3))
+    down, across = place.upsample((6, 8))
+    np.testing.assert_allclose(
+        grid_map(truth, everywhere, place, (6, 8)), down @ means @ across.T, atol=1e-12
+    )
+    # One token for each pixel is right everywhere, one for all is their mean.
+    np.testing.assert_allclose(grid_map(truth, everywhere, place, (24, 32)), truth)
+    np.testing.assert_allclose(grid_map(truth, everywhere, place, (1, 1)), truth.mean())
+    # A token without a pixel that counts leaves its neighbours as they are.
+    flat, valid = np.full((24, 32), 2.5), everywhere.copy()
+    valid[:8, :12] = False
+    np.testing.assert_allclose(grid_map(np.where(valid, flat, 0), valid, place, (6, 8)), 2.5)
+
+
+def test_finer_grids_are_allowed_less_error():
+    features, annotations = made(images=12, size=24, grid=6)
+    features.grids["mid_block"] = {
+        name: tokens[::3, ::3] for name, tokens in features.grids["conv_in"].items()
+    }
+    table = task.summarise(
+        task.measure(features, annotations, task.Parameters()), task.Parameters()
+    ).filter(region="all", split="test")
+    grids = dict(table.select("position", "grid_rmse").rows())
+    assert 0 < grids["conv_in"] == grids[LAYER] < grids["mid_block"]
+    # The planted layer is as good as its grid allows.
+    assert table.filter(position=LAYER)["rmse"][0] == pytest.approx(grids[LAYER], rel=0.05)
+
+
+def test_the_ridge_map_has_converged():
+    features, annotations = made(images=40, linear=())
+    parameters = task.Parameters()
+    images = task._images(features, annotations, parameters)
+    fits = task._fit_ridge(features, ["conv_in"], images)
+    (weights, bias), strength = fits["conv_in"]
+    total = Moments(5)
+    for name in images.train:
+        target, valid, place = images.depth(name)
+        counted = place.gather(valid, (6, 6))
+        target = place.gather(np.where(valid, target, 0), (6, 6)) / counted
+        tokens = features.tokens("conv_in", name).reshape(36, 5)
+        total.add(tokens, target.ravel(), np.ones(36))
+    scale = np.diag(total.gram) / total.weight - np.square(total.tokens / total.weight)
+
+    def objective(w, b):
+        return total.error(w, b) + strength * np.sum(np.square(w) * scale)
+
+    least = objective(weights, bias)
+    for step in np.eye(5) * 1e-3:
+        assert objective(weights + step, bias) > least
+        assert objective(weights - step, bias) > least
+    slope = [
+        (objective(weights + step, bias) - objective(weights - step, bias)) / 2e-6
+        for step in np.eye(5) * 1e-6
+    ]
+    np.testing.assert_allclose(slope, 0, atol=1e-8)
 
 
 def test_the_published_form_learns_the_plane():
     features, annotations = made(images=40)
-    parameters = task.Parameters(
-        form="published", steps=400, batch=8, learning_rate=0.03, bootstrap=20
-    )
+    parameters = task.Parameters(form="published", steps=400, batch=8, learning_rate=0.03)
     table = task.summarise(task.measure(features, annotations, parameters), parameters)
     row = table.filter(position=LAYER, region="all", split="test").row(0, named=True)
     assert row["rmse"] < 0.3 * row["mean_rmse"]
@@ -378,10 +524,10 @@ def test_the_published_form_learns_the_plane():
 @pytest.mark.parametrize("form", ["ridge", "published"])
 def test_reruns_give_the_same_bytes_and_neither_order_nor_other_positions_matter(form):
     features, annotations = made(images=12)
-    parameters = task.Parameters(form=form, steps=20, batch=4, bootstrap=20)
+    parameters = task.Parameters(form=form, steps=20, batch=4)
     first = task.measure(features, annotations, parameters)
     assert written(task.measure(features, annotations, parameters)) == written(first)
-    chosen = task.Parameters(form=form, steps=20, batch=4, bootstrap=20, positions=["up[1] res[2]"])
+    chosen = task.Parameters(form=form, steps=20, batch=4, positions=["up[1] res[2]"])
     only = task.measure(features, annotations, chosen)
     assert written(only) == written(first.filter(position=LAYER))
     features.grids = {LAYER: dict(reversed(features.grids[LAYER].items()))}

@@ -100,6 +100,48 @@ def _linear(at: Float, size: int) -> Float:
     return weights
 
 
+def grid_map(truth: Float, valid: NDArray[np.bool_], place: Frame, grid: tuple[int, int]) -> Float:
+    """Depth map that the true mean depth of every token gives: the best of which a grid is told.
+
+    Parameters
+    ----------
+    truth
+        (height, width) depth; 0 where it does not count.
+    valid
+        (height, width), which pixels count; at least one.
+    place
+        How map and tokens lie to each other.
+    grid
+        (h, w) tokens.
+
+    Returns
+    -------
+    (height, width), interpolated as predictions are. Tokens without a pixel that counts take no
+    part; where all tokens about a pixel have none it is the mean of the image.
+    """
+    counted = place.gather(valid, grid)
+    mean = place.gather(truth, grid) / np.maximum(counted, 1)
+    down, across = place.upsample(grid)
+    share = down @ (counted > 0) @ across.T
+    level = float(truth[valid].mean())
+    with np.errstate(invalid="ignore", divide="ignore"):
+        known: Float = down @ mean @ across.T / share
+    return np.where(share > 0, known, level)
+
+
+def aligned(predicted: Float, truth: Float) -> Float:
+    """Predictions (n,) after the scale and shift that bring them closest to the truth (n,).
+
+    By least squares, as depth that is known up to scale and shift is scored (Ranftl et al. 2020,
+    "Towards robust monocular depth estimation", equation 4, in depth and not in its inverse).
+    """
+    centred = predicted - predicted.mean()
+    spread = float(centred @ centred)
+    scale = float(centred @ truth) / spread if spread > 0 else 0.0
+    result: Float = scale * centred + truth.mean()
+    return result
+
+
 class Moments:
     """Weighted sums over tokens that determine a least-squares fit.
 

@@ -7,6 +7,7 @@ them back, so that a reader can copy a label from a figure into a study.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from typing import Final
 
 KEYS = (
     "task",
@@ -94,9 +95,12 @@ def block_of(position: str) -> str:
     return name if index is None else f"{name}.{index}"
 
 
+_WORDS: Final = {"pck": "PCK", "grid_rmse": "true token means", "mean_rmse": "mean depth"}
+
+
 def words(name: str) -> str:
     """A column or estimator name in words: ``same_place_in_box`` is ``same place in box``."""
-    return "PCK" if name == "pck" else name.replace("_", " ")
+    return _WORDS.get(name, name.replace("_", " "))
 
 
 def named(column: str, value: object) -> str:

@@ -13,8 +13,16 @@ map from a token to its depth.
     published 10,000 steps of 64 images a layer takes an hour at 640 x 480 px, and no fewer steps
     give its numbers.
 
-Either is scored by the root of the mean squared error on the full depth map, against predictions
-upsampled to it bilinearly: over all pixels, those of corner tokens, of border tokens (without the
+Either is scored on the full depth map, against predictions upsampled to it bilinearly: by the root
+of the mean squared error over all pixels, by the mean of that over images, by the share of pixels
+whose prediction lies within a factor of 1.25, by the mean relative error, and by the error after
+the best scale and shift of every image. A coarse grid cannot be right everywhere: ``grid_rmse`` is
+the error of the true mean depth of every token, upsampled alike. Layers of different grids compare
+only beside it. The mean depth of the training images is what a map must beat.
+
+Images of one scene are not independent: intervals are over scenes where the dataset names them.
+
+The error is taken over all pixels, those of corner tokens, of border tokens (without the
 corners) and of anomalous patches (:mod:`reprscope.anomalies`). Each region is measured where it is:
 a token's pixels are those that it covers through the view. The published code takes token indices
 for pixels, so that its curve of anomalies is that of the upper left corner of the image. Pixels
@@ -32,14 +40,13 @@ import numpy as np
 import polars as pl
 
 from reprscope.anomalies import Detection, covered, find
-from reprscope.depth import STRENGTHS, Frame, Moments, huber, ridge
+from reprscope.depth import STRENGTHS, Frame, Moments, aligned, grid_map, huber, ridge
 from reprscope.errors import UserError
-from reprscope.findings import CONDITION, Findings
-from reprscope.labels import block_label
-from reprscope.metrics import ratios
+from reprscope.findings import CONDITION, Findings, best, superlative, told_apart
 from reprscope.models.positions import spell
 from reprscope.parameters import check_whole
 from reprscope.seeds import item_seed
+from reprscope.statistics import SIGNIFICANT, Estimate, Interval, holm, mean, ratio
 from reprscope.tasks._pictures import finite_tokens, frame
 
 if TYPE_CHECKING:
@@ -62,14 +69,37 @@ HELD_OUT: Final = 5
 """One in how many training images chooses the regulariser without validation images."""
 
 _KEPT_BYTES: Final = 1 << 30
+CLOSE: Final = 1.25
+"""Factor within which a prediction counts as close (Eigen et al. 2014)."""
+
+_SUMS: Final = (
+    "squared_error",
+    "mean_squared_error",
+    "grid_squared_error",
+    "aligned_squared_error",
+    "relative_error",
+    "close",
+)
 _SCHEMA: Final = {
     "position": pl.String,
     "image_id": pl.String,
+    "scene": pl.String,
     "split": pl.String,
     "region": pl.String,
     "pixels": pl.Int64,
-    "squared_error": pl.Float64,
-    "mean_squared_error": pl.Float64,
+    **dict.fromkeys(_SUMS, pl.Float64),
+    "strength": pl.Float64,
+}
+_SUMMARY: Final = {
+    "position": pl.String,
+    "split": pl.String,
+    "region": pl.String,
+    "images": pl.Int32,
+    "scenes": pl.Int32,
+    "pixels": pl.Int64,
+    **dict.fromkeys(("rmse", "low", "high", "grid_rmse", "mean_rmse"), pl.Float64),
+    **dict.fromkeys(("relative_rmse", "relative_low", "relative_high", "p"), pl.Float64),
+    **dict.fromkeys(("image_rmse", "aligned_rmse", "within_1.25", "absolute_relative"), pl.Float64),
     "strength": pl.Float64,
 }
 
@@ -92,10 +122,8 @@ class Parameters(Detection):
         Positions to measure, of those in the hook set; empty for all. The published form is slow.
     learning_rate, batch, steps
         Training of the published form.
-    bootstrap
-        Number of resamples of the images for the 95 % intervals.
     seed
-        Seed of the resamples, of the division of training images, and of the published form.
+        Seed of the division of training images, and of the published form.
     """
 
     detect: str | None = None
@@ -105,7 +133,6 @@ class Parameters(Detection):
     learning_rate: float = 1e-3
     batch: int = 64
     steps: int = 10000
-    bootstrap: int = 1000
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -118,7 +145,7 @@ class Parameters(Detection):
             value = getattr(self, name)
             if value is not None and (not isinstance(value, int | float) or value <= 0):
                 raise UserError(f"{name} is {value!r}; write a positive number.")
-        check_whole(self, "batch", "steps", "bootstrap")
+        check_whole(self, "batch", "steps")
 
 
 def minutes(parameters: Parameters, positions: int) -> int:
@@ -129,11 +156,12 @@ def minutes(parameters: Parameters, positions: int) -> int:
 
 @dataclass(frozen=True)
 class _Images:
-    """Names of the images by what they are for, each sorted, and how to read their depth."""
+    """Names of the images by what they are for, each sorted, their scenes, and their depth."""
 
     train: list[str]
     choose: list[str]
     scored: list[tuple[str, str]]
+    scene: dict[str, str]
     refit: bool
     depth: Callable[[str], tuple[NDArray[np.float32], NDArray[np.bool_], Frame]]
 
@@ -154,10 +182,14 @@ def measure(
 
     Returns
     -------
-    One row for each position, image and region with pixels: ``position``, ``image_id``, ``split``,
-    ``region`` (``all``, ``corner``, ``border``, ``anomalous``), ``pixels``, and sums over them of
-    ``squared_error`` and ``mean_squared_error`` (that of the training images' mean depth), in
-    squared units of depth; ``strength`` of the regulariser (null in the published form).
+    One row for each position, image and region with pixels: ``position``, ``image_id``, ``scene``
+    (the image itself where the dataset names none), ``split``, ``region`` (``all``, ``corner``,
+    ``border``, ``anomalous``), ``pixels``, and sums over them: ``squared_error``,
+    ``mean_squared_error`` (of the training images' mean depth), ``grid_squared_error`` (of every
+    token's true mean depth) and ``aligned_squared_error`` (after the best scale and shift for the
+    image), in squared units of depth; ``relative_error`` (absolute error over the true depth) and
+    ``close`` (pixels within a factor of :data:`CLOSE`); ``strength`` of the regulariser (null in
+    the published form).
 
     Raises
     ------
@@ -185,7 +217,9 @@ def measure(
         target, valid, place = images.depth(name)
         truth = np.where(valid, target, 0).astype(np.float64)
         baseline = np.square(truth - level)
-        known: dict[tuple[int, ...], tuple[Float, Float, dict[str, NDArray[np.bool_]]]] = {}
+        known: dict[tuple[int, ...], tuple[Float, Float, Float, dict[str, NDArray[np.bool_]]]] = {}
+        if not valid.any():
+            continue
         for position in positions:
             (weights, bias), strength = fits[position]
             tokens = finite_tokens(representations, position, name, kind="depth_probe")
@@ -193,18 +227,41 @@ def measure(
             if grid not in known:
                 regions = _regions(place, grid, patches.get((name,)))
                 counted = {region: inside & valid for region, inside in regions.items()}
-                known[grid] = (*place.upsample(grid), counted)
-            down, across, counted = known[grid]
-            error = np.square(down @ (tokens @ weights + bias) @ across.T - truth)
+                oracle = np.square(grid_map(truth, valid, place, grid) - truth)
+                known[grid] = (*place.upsample(grid), oracle, counted)
+            down, across, oracle, counted = known[grid]
+            predicted = down @ (tokens @ weights + bias) @ across.T
+            errors = (*_errors(predicted, truth, valid), baseline, oracle)
             for region, pixels in counted.items():
                 if pixels.any():
-                    sums = (float(error[pixels].sum()), float(baseline[pixels].sum()))
-                    rows.append((position, name, split, region, int(pixels.sum()), *sums, strength))
+                    error, fitted, relative, close, level_error, grid_error = (
+                        float(one[pixels].sum()) for one in errors
+                    )
+                    sums = (error, level_error, grid_error, fitted, relative, close)
+                    about = (position, name, images.scene[name], split, region)
+                    rows.append((*about, int(pixels.sum()), *sums, strength))
     columns = dict(zip(_SCHEMA, zip(*rows, strict=True), strict=True))
     order = {position: number for number, position in enumerate(positions)}
     return frame(_SCHEMA, **columns).sort(
         pl.col("position").replace_strict(order, return_dtype=pl.Int32), maintain_order=True
     )
+
+
+def _errors(
+    predicted: Float, truth: Float, valid: NDArray[np.bool_]
+) -> tuple[Float, Float, Float, NDArray[np.bool_]]:
+    """Squared error, that after scale and shift, relative error and closeness of every pixel.
+
+    Where no depth counts they are 0.
+    """
+    fitted, relative = np.zeros_like(truth), np.zeros_like(truth)
+    close = np.zeros(truth.shape, dtype=bool)
+    told, true = predicted[valid], truth[valid]
+    fitted[valid] = np.square(aligned(told, true) - true)
+    relative[valid] = np.abs(told - true) / true
+    # A depth that is not positive is close to none.
+    close[valid] = (told < CLOSE * true) & (told * CLOSE > true)
+    return np.where(valid, np.square(predicted - truth), 0), fitted, relative, close
 
 
 def _positions(representations: Representations, parameters: Parameters) -> list[str]:
@@ -224,8 +281,10 @@ def _images(
 ) -> _Images:
     """Divide the images, and check that there are enough."""
     known = set(representations.image_ids)
+    table = annotations.images()
+    scenes = table["scene" if "scene" in table.columns else "image_id"]
     by_split: dict[str, list[str]] = {"train": [], "validation": [], "test": []}
-    for name, split in sorted(annotations.images().select("image_id", "split").iter_rows()):
+    for name, split in sorted(table.select("image_id", "split").iter_rows()):
         if name in known:
             by_split[split].append(name)
     for split in ("train", "test"):
@@ -256,6 +315,7 @@ def _images(
         train=train,
         choose=choose,
         scored=[(name, split) for split in SCORED for name in by_split[split]],
+        scene=dict(zip(table["image_id"], scenes.fill_null(table["image_id"]), strict=True)),
         refit=not by_split["validation"],
         depth=depth,
     )
@@ -375,7 +435,7 @@ def _regions(
 
 
 def summarise(measurements: pl.DataFrame, parameters: Parameters) -> pl.DataFrame:
-    """Root of the mean squared error at each position and region, with intervals over images.
+    """Errors at each position and region, with 95 % intervals over scenes.
 
     Parameters
     ----------
@@ -386,77 +446,117 @@ def summarise(measurements: pl.DataFrame, parameters: Parameters) -> pl.DataFram
 
     Returns
     -------
-    ``position``, ``split``, ``region``, ``images`` (with pixels of the region), ``pixels``,
-    ``rmse`` (over the pixels of all images together), ``low``, ``high``, ``mean_rmse`` (of
-    predicting the mean depth, on the same pixels), ``relative_rmse`` (the one in units of the
-    other, by which regions and grids compare: some are harder than others), ``relative_low``,
-    ``relative_high`` (null where the mean makes no error), ``strength``.
+    ``position``, ``split``, ``region``, ``images`` (with pixels of the region), ``scenes`` (of
+    these), ``pixels``, ``rmse`` (over the pixels of all images together), ``low``, ``high``,
+    ``grid_rmse`` (of every token's true mean depth: no map on this grid can be expected to do
+    better), ``mean_rmse`` (of predicting the mean depth, on the same pixels), ``relative_rmse``
+    (the one in units of the last, by which regions compare: some are harder than others),
+    ``relative_low``, ``relative_high``, ``p`` (of the null that the map does no better than the
+    mean depth, paired by scene, Holm-adjusted over the positions of a split and region; null where
+    the mean makes no error), ``image_rmse`` (mean over images of each one's), ``aligned_rmse``
+    (after the best scale and shift of every image), ``within_1.25`` (share of pixels within that
+    factor), ``absolute_relative`` (mean of the absolute error over the true depth), ``strength``.
+    Intervals and ``p`` are null for fewer than :data:`~reprscope.statistics.FEWEST_UNITS` scenes.
     """
     frames = []
     keys = ["split", "region", "position"]
     for (split, region, position), rows in measurements.sort("image_id").group_by(
         keys, maintain_order=True
     ):
-        pixels = rows["pixels"].to_numpy()
-        errors = rows.select("squared_error", "mean_squared_error").to_numpy()
-        # The error per pixel, the mean's per pixel, and the one in units of the other.
-        bounds = ratios(
-            errors[:, [0, 1, 0]],
-            np.stack([pixels, pixels, errors[:, 1]], axis=1),
-            replicates=parameters.bootstrap,
-            seed=item_seed("depth_probe", parameters.seed, split),
+        pixels, scene = rows["pixels"].to_numpy(), rows["scene"].to_numpy()
+        sums = {name: rows[name].to_numpy() for name in _SUMS}
+        error = sums["squared_error"]
+        per_pixel = _logarithm(ratio(error[:, None], pixels, cluster=scene))
+        per_mean = _logarithm(ratio(error[:, None], sums["mean_squared_error"], cluster=scene))
+        per_image = mean(np.sqrt(error / pixels)[:, None], cluster=scene)
+        total = int(pixels.sum())
+        bounds = (_root(per_pixel), _root(per_mean))
+        frames.append(
+            {
+                "position": position,
+                "split": split,
+                "region": region,
+                "images": len(rows),
+                "scenes": rows["scene"].n_unique(),
+                "pixels": total,
+                **dict(zip(("rmse", "low", "high"), map(float, bounds[0]), strict=True)),
+                "grid_rmse": np.sqrt(sums["grid_squared_error"].sum() / total),
+                "mean_rmse": np.sqrt(sums["mean_squared_error"].sum() / total),
+                **{
+                    f"relative_{name}": float(one)
+                    for name, one in zip(("rmse", "low", "high"), bounds[1], strict=True)
+                },
+                "p": float(per_mean.p_value(alternative="less")[0]),
+                "image_rmse": float(per_image.value[0]),
+                "aligned_rmse": np.sqrt(sums["aligned_squared_error"].sum() / total),
+                "within_1.25": sums["close"].sum() / total,
+                "absolute_relative": sums["relative_error"].sum() / total,
+                "strength": rows["strength"][0],
+            }
         )
-        value, low, high = (np.sqrt(bound) for bound in bounds)
-        scores = (value[0], low[0], high[0], value[1], value[2], low[2], high[2])
-        counts = (len(rows), int(pixels.sum()))
-        frames.append((position, split, region, *counts, *scores, rows["strength"][0]))
-    schema = {
-        "position": pl.String,
-        "split": pl.String,
-        "region": pl.String,
-        "images": pl.Int32,
-        "pixels": pl.Int64,
-        **dict.fromkeys(("rmse", "low", "high", "mean_rmse"), pl.Float64),
-        **dict.fromkeys(("relative_rmse", "relative_low", "relative_high"), pl.Float64),
-        "strength": pl.Float64,
-    }
     order = measurements["position"].unique(maintain_order=True).to_list()
-    table = pl.DataFrame(frames, schema=schema, orient="row").with_columns(
-        pl.col("relative_rmse", "relative_low", "relative_high").fill_nan(None)
-    )
     ranks = {"split": SCORED, "region": REGIONS, "position": order}
-    return table.sort(
-        *(
-            pl.col(name).replace_strict({v: i for i, v in enumerate(values)}, return_dtype=pl.Int32)
-            for name, values in ranks.items()
+    return (
+        pl.DataFrame(frames, schema=_SUMMARY)
+        .with_columns(
+            pl.col("p")
+            .map_batches(lambda p: pl.Series(holm(p.to_numpy())), return_dtype=pl.Float64)
+            .over("split", "region")
+        )
+        .with_columns(
+            pl.col(name).fill_nan(None) for name, kind in _SUMMARY.items() if kind.is_float()
+        )
+        .sort(
+            *(
+                pl.col(name).replace_strict(
+                    {value: place for place, value in enumerate(values)}, return_dtype=pl.Int32
+                )
+                for name, values in ranks.items()
+            )
         )
     )
+
+
+def _logarithm(estimate: Estimate) -> Estimate:
+    """Logarithm of a positive estimate, by the delta method: errors are skewed to the right."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return estimate._replace(
+            value=np.log(estimate.value), error=estimate.error / estimate.value
+        )
+
+
+def _root(logarithm: Estimate) -> Interval:
+    """Root of what has this logarithm, with its interval."""
+    return Interval(*(np.exp(bound / 2)[0] for bound in logarithm.interval()))
 
 
 def findings(table: pl.DataFrame) -> Findings:
-    """Best layer of each model, chosen on validation images, and its regions."""
-    keys = [c for c in ("model", *CONDITION) if c in table.columns]
-    sentences, rows = [], []
-    for of_model in table.partition_by(keys, maintain_order=True):
-        whole = of_model.filter(pl.col("region") == "all")
-        judge = "validation" if (whole["split"] == "validation").any() else "test"
-        best = whole.filter(split=judge).sort("rmse", maintain_order=True)
-        found = of_model.filter(
-            (pl.col("split") == "test")
-            & (pl.col("position") == best["position"][0])
-            & (pl.col("timestep") == best["timestep"][0])
-        )
-        row = found.row(0, named=True)
-        chosen = "" if judge == "validation" else ", the best of the test images themselves"
-        others = [
-            f"{one['rmse']:.2f} on {one['region']} tokens (mean: {one['mean_rmse']:.2f})"
-            for one in found.slice(1).iter_rows(named=True)
-        ]
-        sentences.append(
-            f"A linear map reads depth best from {block_label(row['position'])} of {row['model']} "
-            f"at t = {row['timestep']}{chosen}: RMSE {row['rmse']:.2f} [{row['low']:.2f}, "
-            f"{row['high']:.2f}] on {row['images']} images of {row['dataset']}, where the mean "
-            f"depth has {row['mean_rmse']:.2f}" + (f"; {', '.join(others)}." if others else ".")
-        )
-        rows.append(found)
-    return Findings(sentences, pl.concat(rows))
+    """Layer of each model that reads depth best, beside what its grid and the mean depth allow."""
+    whole = table.filter(pl.col("region") == "all")
+    units = "images" if whole["images"].equals(whole["scenes"]) else "scenes"
+    chosen = best(whole, "rmse", units=units, lowest=True)
+    sentences = []
+    for row, under in zip(chosen.iter_rows(named=True), told_apart(chosen), strict=True):
+        subject = f"the RMSE of depth read from single tokens of {row['model']} on {row['dataset']}"
+        said = superlative(row, subject + under, "rmse", units=units, lowest=True, form=_bounded)
+        sentences.append(f"{said[0].upper()}{said[1:]}{_beside(row)}")
+    keys = [c for c in ("model", *CONDITION, "position", "timestep", "split") if c in table.columns]
+    return Findings(sentences, table.join(chosen, on=keys, how="semi", maintain_order="left"))
+
+
+def _bounded(value: float, low: float | None, high: float | None) -> str:
+    return f"{value:.2f}" + (f" [{low:.2f}, {high:.2f}]" if low is not None else "")
+
+
+def _beside(row: dict[str, Any]) -> str:
+    """What a sentence on a layer adds: the grid's own error, and whether the mean is beaten."""
+    said = (
+        f". The true means of its tokens have {row['grid_rmse']:.2f}, the mean depth of the "
+        f"training images {row['mean_rmse']:.2f}"
+    )
+    if not row["firm"] or row["p"] is None:
+        return f"{said}."
+    relative = _bounded(row["relative_rmse"], row["relative_low"], row["relative_high"])
+    if row["p"] < SIGNIFICANT:
+        return f"{said}; tokens tell more than the mean, with {relative} of its error."
+    return f"{said}; tokens cannot be told from it, with {relative} of its error."
