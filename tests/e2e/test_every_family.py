@@ -30,7 +30,7 @@ STUDY = {
     "hooksets": {"some": {"positions": POSITIONS}},
     "tasks": {
         "probe": {"kind": "linear_probe", "epochs": 2, "bootstrap": 10},
-        "matching": {"kind": "correspondence", "bootstrap": 10},
+        "matching": {"kind": "correspondence"},
         "maps": {"kind": "token_maps", "count": 1, "clusters": 2},
     },
 }

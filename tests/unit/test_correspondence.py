@@ -1,5 +1,6 @@
 import io
 import math
+import re
 
 import numpy as np
 import polars as pl
@@ -211,7 +212,7 @@ def test_sources_that_cannot_be_are_named(settings, words):
 
 def test_summary_equals_a_loop_over_measurements():
     features, annotations = made_study()
-    parameters = Parameters(alphas=(0.1, 0.5), bootstrap=50)
+    parameters = Parameters(alphas=(0.1, 0.5))
     measured = measure(features, annotations, parameters)
     table = summarise(measured, parameters)
     assert len(table) == 2 * 2 * 5 * 2 * 3  # positions, splits, estimators, alphas, averages
@@ -248,7 +249,8 @@ def test_summary_equals_a_loop_over_measurements():
             "category": np.mean([np.mean(scores) for scores in by_category.values()]),
         }[row["average"]]
         assert row["pck"] == pytest.approx(expected, abs=2e-3)
-        assert row["low"] - 1e-12 <= row["pck"] <= row["high"] + 1e-12
+        # Three images are too few for an interval.
+        assert (row["low"], row["high"]) == (None, None)
         assert row["points"] == len(every)
         assert row["pairs"] == len(by_pair)
         values.add(round(row["pck"], 6))
@@ -269,7 +271,7 @@ def test_threshold_is_the_longer_side_of_the_target_box(box, expected, source_bo
     features, annotations = one_pair(
         source_xy=[[31.0, 78.0]], target_xy=[[45.0, 75.0]], target_box=box, source_box=source_box
     )
-    parameters = Parameters(alphas=(0.125,), bootstrap=10)
+    parameters = Parameters(alphas=(0.125,))
     table = summarise(measure(features, annotations, parameters), parameters)
     assert table.filter(pl.col("estimator") == "cosine")["pck"].to_list() == [expected] * 3
 
@@ -281,7 +283,7 @@ def test_estimators_without_features():
         source_box=[10.0, 20.0, 50.0, 100.0],
         target_box=[0.0, 80.0, 60.0, 90.0],
     )
-    parameters = Parameters(alphas=(0.1, 0.5), bootstrap=10)
+    parameters = Parameters(alphas=(0.1, 0.5))
     measured = measure(features, annotations, parameters)
     rows = {row["estimator"]: row for row in measured.iter_rows(named=True)}
     assert (rows["same_position"]["predicted_x"], rows["same_position"]["predicted_y"]) == (30, 60)
@@ -333,7 +335,7 @@ def test_the_same_place_in_the_square_is_that_of_the_encoded_picture(apart):
 
 def test_baselines_are_repeated_at_every_position():
     features, annotations = made_study()
-    parameters = Parameters(bootstrap=10)
+    parameters = Parameters()
     table = summarise(measure(features, annotations, parameters), parameters)
     at = {
         position: table.filter(
@@ -360,7 +362,7 @@ def test_result_does_not_depend_on_the_order_of_pairs_or_on_memory(monkeypatch):
         return buffer.getvalue()
 
     features, annotations = made_study()
-    parameters = Parameters(bootstrap=20)
+    parameters = Parameters()
     first = measure(features, annotations, parameters)
     assert len(features.reads) == len(set(features.reads)) == 6
     annotations.pair_frame = annotations.pair_frame.reverse()
@@ -374,7 +376,7 @@ def test_result_does_not_depend_on_the_order_of_pairs_or_on_memory(monkeypatch):
 
 def test_a_position_does_not_depend_on_the_others():
     features, annotations = made_study()
-    parameters = Parameters(bootstrap=20)
+    parameters = Parameters()
     both = summarise(measure(features, annotations, parameters), parameters)
     features.grids = {"fine": features.grids["fine"]}
     alone = summarise(measure(features, annotations, parameters), parameters)
@@ -447,9 +449,8 @@ def test_features_that_are_not_finite_are_named(value, image):
         {"alphas": [0.1, 0.1]},
         {"alphas": [-0.1]},
         {"alphas": ["0.1"]},
-        {"bootstrap": 0},
-        {"bootstrap": 1.5},
-        {"seed": "x"},
+        {"subdivide": 0},
+        {"strict": 1},
     ],
 )
 def test_unusable_settings_are_named(settings):
@@ -461,31 +462,39 @@ def test_a_list_of_alphas_is_accepted():
     assert Parameters(alphas=[0.1]) == Parameters(alphas=(0.1,))
 
 
-def degraded(views, *, bootstrap=2000):
-    """The table of an experiment from which pairs each view finds: (pairs, 4) of 0 and 1."""
+def degraded(views, *, images=None, position="mid_block"):
+    """The table of an experiment from which pairs each view finds: (pairs, 4) of 0 and 1.
+
+    ``images`` are the two of each pair; by default no two pairs share one.
+    """
     parts = []
     for view, hits in views.items():
         rows = []
         for number, found in enumerate(hits):
+            source, target = images[number] if images is not None else (number, -number - 1)
             rows += [
                 {
-                    "estimator": estimator, "position": position, "split": "test",
+                    "estimator": estimator, "position": place, "split": "test",
                     "pair_id": f"p{number:03}", "category": "cat", "keypoint": f"k{point}",
+                    "source_id": f"{source}", "target_id": f"{target}",
                     "target_x": 50.0, "target_y": 50.0, "target_width": 100, "target_height": 100,
                     "box_x0": 0.0, "box_y0": 0.0, "box_x1": 100.0, "box_y1": 100.0,
                     "predicted_x": None if random else (50.0 if hit and not blind else 90.0),
                     "predicted_y": None if random else 50.0,
                 }
                 for point, hit in enumerate(found)
-                for estimator, position in (
-                    ("cosine", "mid_block"), ("random", None), ("same_position", None),
-                    ("same_place_in_square", None), ("same_place_in_box", None),
+                for estimator, place in (
+                    ("cosine", position), *((name, None) for name in correspondence.BASELINES)
                 )
                 for random, blind in [(estimator == "random", estimator != "cosine")]
             ]  # fmt: skip
-        summary = summarise(pl.DataFrame(rows), Parameters(bootstrap=bootstrap))
+        summary = summarise(pl.DataFrame(rows), Parameters())
         parts.append(summary.with_columns(view=pl.lit(view), task=pl.lit("t")))
-    return relate(pl.concat(parts), {"t": Parameters(bootstrap=bootstrap)})
+    return pl.concat(parts)
+
+
+def related(*tables):
+    return relate(pl.concat(tables), {"t": Parameters()})
 
 
 def test_a_change_is_of_the_same_pairs_and_has_their_interval():
@@ -493,50 +502,107 @@ def test_a_change_is_of_the_same_pairs_and_has_their_interval():
     # Pairs differ far more from each other than each from its degraded self.
     clean = rng.random((150, 4)) < rng.choice([0.1, 0.95], (150, 1))
     noised = clean & (rng.random(clean.shape) < 0.8)
-    table = degraded({"identity": clean, "noise-1": noised})
-    assert not {"of_pair", "correct_of_pair"} & set(table.columns)
+    table = related(degraded({"identity": clean, "noise-1": noised}))
+    assert not [name for name in table.columns if name.endswith("of_pair")]
     told = table.filter(pl.col("change").is_not_null())
-    assert set(told["estimator"]) == {"cosine"} and set(told["average"]) == {"point"}
-    first, last = told.filter(alpha=0.1).iter_rows(named=True)
-    assert [first[name] for name in ("change", "change_low", "change_high")] == [0, 0, 0]
+    # Of the undegraded view itself there is none.
+    assert told.select("estimator", "average", "view").unique().rows() == [
+        ("cosine", "point", "noise-1")
+    ]
+    (last,) = told.filter(alpha=0.1).iter_rows(named=True)
     a, b = clean.sum(axis=1), noised.sum(axis=1)
     change = b.sum() / a.sum() - 1
     assert last["change"] == pytest.approx(change)
     # By the delta method, whose variance of a ratio knows that both are of the same pairs.
     spread = (b - (1 + change) * a).std() / a.mean() / len(a) ** 0.5
-    assert last["change_low"] == pytest.approx(change - 1.96 * spread, abs=0.3 * spread)
-    assert last["change_high"] == pytest.approx(change + 1.96 * spread, abs=0.3 * spread)
+    assert last["change_low"] == pytest.approx(change - 1.96 * spread, abs=0.1 * spread)
+    assert last["change_high"] == pytest.approx(change + 1.96 * spread, abs=0.1 * spread)
     assert spread < 0.7 * np.hypot(a.std(), b.std()) / a.mean() / len(a) ** 0.5
 
 
-def test_findings_tell_what_the_last_step_costs():
-    found = np.ones((6, 4), bool)
-    half = found & (np.arange(4) < 2)
-    views = {"identity": found, "noise-1": found, "noise-2": half}
-    table = degraded(views, bootstrap=20).drop("model", strict=False)
-    up = table.with_columns(position=pl.lit("up_blocks.1"), change=pl.col("change") / 2)
-    both = pl.concat([table, up]).with_columns(
+def test_a_change_knows_that_pairs_share_images():
+    # What a picture loses is its own, whatever it is paired with.
+    images = [(i, j) for i in range(20) for j in range(20) if i != j]
+    weak = np.arange(20) < 7
+    clean = np.ones((len(images), 4), bool)
+    noised = np.array([[not weak[i], not weak[j]] * 2 for i, j in images])
+    table = related(degraded({"identity": clean, "noise-1": noised}, images=images))
+    (row,) = table.filter(pl.col("change").is_not_null(), alpha=0.1).iter_rows(named=True)
+    assert row["change"] == pytest.approx(-7 / 20)
+    # As a mean over 20 images: Student's t of 19 degrees of freedom.
+    half = 2.093 * (0.35 * 0.65 / 19) ** 0.5
+    assert row["change_high"] - row["change"] == pytest.approx(half, rel=0.06)
+
+
+def several(losses, *, pairs=200):
+    """Positions that lose shares of what they find, all of other points."""
+    rng = np.random.default_rng(4)
+    clean = np.ones((pairs, 4), bool)
+    places = ["down_blocks.0", "mid_block", "up_blocks.1", "up_blocks.2"][: len(losses)]
+    tables = [
+        degraded({"identity": clean, "noise-1": rng.random(clean.shape) >= loss}, position=place)
+        for place, loss in zip(places, losses, strict=True)
+    ]
+    return related(*tables).with_columns(
         model=pl.lit("m"), dataset=pl.lit("d"), timestep=pl.lit(50)
     )
-    lost = "m, noise-2: mid loses 50 % [50, 50] of its undegraded PCK and up[1] 25 % [50, 50]."
-    assert findings(both).sentences[0] == lost
-    both = pl.concat([both, both.with_columns(split=pl.lit("validation"))])
-    sentences = findings(both).sentences
-    assert not [text for text in sentences if "noise-1" in text]
-    assert sentences[0] == lost and "loses" not in "".join(sentences[1:])
-    told = (
-        "PCK@0.1 of m on d (view noise-2) is highest of 2 on these 6 test pairs in mid at t = 50, "
-        "with 1 more at the same value: 50.0 % of 24 keypoints (6 validation pairs are too few to "
-        "choose on)."
+
+
+def test_extremes_stand_apart_by_their_worst_comparison():
+    table = several((0.2, 0.5, 0.53, 0.8)).filter(pl.col("change").is_not_null(), alpha=0.1)
+    least, second, _, most = table.iter_rows(named=True)
+    assert second["change_apart_p"] is None
+    assert max(least["change_apart_p"], most["change_apart_p"]) < 1e-6
+    close = several((0.2, 0.5, 0.79, 0.8)).filter(pl.col("change").is_not_null(), alpha=0.1)
+    assert close["change_apart_p"].drop_nulls().max() > 0.05
+
+
+def test_most_is_said_only_of_what_loses_more_than_every_other():
+    def first(losses):
+        return findings(several(losses)).sentences[0].replace("m, noise-1: ", "")
+
+    number = r"\d+ % \[\d+, \d+\]"
+    assert re.fullmatch(
+        f"of 4, up\\[2\\] loses most of its undegraded PCK, {number}, "
+        f"and down\\[0\\] least, {number}.",
+        first((0.2, 0.5, 0.53, 0.8)),
     )
-    assert told in sentences
+    assert re.fullmatch(
+        f"down\\[0\\] loses least of its undegraded PCK, {number}; up\\[.\\] {number}, "
+        "the highest of 4 on these pairs.",
+        first((0.2, 0.5, 0.79, 0.8)),
+    )
+    assert re.fullmatch(
+        f"up\\[2\\] loses most of its undegraded PCK, {number}; (mid|down\\[0\\]) {number}, "
+        "the lowest of 4 on these pairs.",
+        first((0.4, 0.4, 0.6, 0.8)),
+    )
+    assert re.fullmatch(
+        rf"(\S+) loses {number} of its undegraded PCK and (\S+) {number}, the highest and lowest "
+        "of 4 on these pairs.",
+        first((0.5, 0.5, 0.5, 0.5)),
+    )
+    assert re.fullmatch(
+        f"mid loses more of its undegraded PCK, {number}, than down\\[0\\], {number}.",
+        first((0.2, 0.5)),
+    )
+
+
+def test_findings_tell_the_last_step_and_the_baselines():
+    table = several((0.2, 0.5))
+    found = findings(table)
+    assert "change_apart_p" not in found.table.columns
+    assert not [text for text in found.sentences if "identity: " in text]
+    assert len([text for text in found.sentences if "undegraded" in text]) == 1
+    unseen = found.sentences[-1]
+    assert unseen.startswith("Baselines that see no features: random point 3.1 % [")
+    assert "same position 0.0 % [" in unseen
 
 
 def test_there_is_no_change_without_the_undegraded_pairs_or_above_nothing():
     found = np.ones((6, 4), bool)
-    some = degraded({"identity": found, "noise-1": found[:5], "blur-1": found}, bootstrap=20)
+    some = related(degraded({"identity": found, "noise-1": found[:5], "blur-1": found}))
     told = some.filter(pl.col("change").is_not_null())
-    assert set(told["view"]) == {"identity", "blur-1"}
-    assert degraded({"noise-1": found}, bootstrap=20)["change"].null_count() > 0
-    lost = degraded({"identity": ~found, "noise-1": ~found}, bootstrap=20)
+    assert set(told["view"]) == {"blur-1"}
+    lost = related(degraded({"identity": ~found, "noise-1": ~found}))
     assert lost["change"].null_count() == len(lost)

@@ -9,7 +9,16 @@ import pytest
 from reprscope.coordinates import Affine
 from reprscope.errors import UserError
 from reprscope.tasks import companions as checked_companions
-from reprscope.tasks.correspondence import Parameters, companions, measure, summarise
+from reprscope.tasks.correspondence import (
+    BASELINES,
+    Parameters,
+    companions,
+    findings,
+    measure,
+    relate,
+    summarise,
+)
+from scipy import stats
 from sklearn.decomposition import PCA
 from support.fakes import FakeAnnotations, FakeRepresentations, pair
 
@@ -423,47 +432,116 @@ def test_smoothing_equals_a_weighted_sum(own, annotations):
 
 def test_gain_is_the_difference_on_the_same_pairs(own, annotations):
     other = features(3, {"up_blocks.0": (3, 4, 5), "up_blocks.1": (6, 8, 4)}, (64, 48))
-    parameters = Parameters(variants=({"seed": 1},), alphas=(0.1, 0.5), bootstrap=400)
+    parameters = Parameters(variants=({"seed": 1},), alphas=(0.1, 0.5))
     table = summarise(measure(own, annotations, parameters, companions={"1": other}), parameters)
     keys = ["position", "split", "alpha", "average"]
     both = of(table, "cosine").join(of(table, "plain"), on=keys, suffix="_plain")
     assert len(both) == 2 * 2 * 3
     gains = both["pck"] - both["pck_plain"]
     np.testing.assert_allclose(both["gain"], gains, atol=1e-12)
-    assert (both["gain_low"] <= both["gain"]).all()
-    assert (both["gain"] <= both["gain_high"]).all()
-    assert (both["gain_low"] < both["gain_high"]).any()
-    assert table.filter(pl.col("estimator") != "cosine")["gain"].null_count() == 2 * 2 * 3 * 5
-    # A variant that changes nothing gains nothing, on every resample.
-    alike = Parameters(variants=({"view": "mirrored"},), bootstrap=50)
-    table = summarise(measure(own, annotations, alike, companions={"1": mirror(own)}), alike)
-    same = of(table, "cosine")
-    assert same.select("gain", "gain_low", "gain_high").unique().rows() == [(0, 0, 0)]
+    others = table.filter(pl.col("estimator") != "cosine")
+    assert others["gain"].null_count() == len(others)
+    # Three images are too few for an interval.
+    assert both["gain_low"].null_count() == both["gain_p"].null_count() == len(both)
     plain = summarise(measure(own, annotations, Parameters()), Parameters())
     assert plain["gain"].null_count() == len(plain)
 
 
-def test_pairs_have_the_same_interval_as_a_bootstrap_by_hand(own, annotations):
-    other = features(3, {"up_blocks.0": (3, 4, 5), "up_blocks.1": (6, 8, 4)}, (64, 48))
-    parameters = Parameters(variants=({"seed": 1},), alphas=(0.5,), bootstrap=4000)
-    measured = measure(own, annotations, parameters, companions={"1": other})
-    table = summarise(measured, parameters)
-    row = of(table, "cosine", "up_blocks.1").filter(pl.col("average") == "point")
-    hits = {}
-    for name in ("cosine", "plain"):
-        rows = of(measured, name, "up_blocks.1")
-        off = np.hypot(
-            rows["predicted_x"] - rows["target_x"], rows["predicted_y"] - rows["target_y"]
-        )
-        right = (off <= 0.5 * 55).to_numpy() if hasattr(off, "to_numpy") else off <= 0.5 * 55
-        hits[name] = np.asarray(right).reshape(6, 6).sum(axis=1)
-    difference = hits["cosine"] - hits["plain"]
+def measured(hits: dict[str, np.ndarray], images: list[tuple[int, int]]) -> pl.DataFrame:
+    """What a measurement holds, from (pairs, 3) of 0 and 1 of each estimator in mid_block."""
+    rows = []
+    for name, found in (hits | dict.fromkeys(BASELINES, np.zeros((len(images), 3)))).items():
+        for (source, target), points in zip(images, found, strict=True):
+            rows += [
+                {
+                    "estimator": name, "position": "mid_block" if name in hits else None,
+                    "split": "test", "pair_id": f"{source:03} {target:03}", "category": "cat",
+                    "source_id": f"{source:03}", "target_id": f"{target:03}", "keypoint": f"{k}",
+                    "target_x": 50.0, "target_y": 50.0, "target_width": 100, "target_height": 100,
+                    "box_x0": 0.0, "box_y0": 0.0, "box_x1": 100.0, "box_y1": 100.0,
+                    "predicted_x": None if name == "random" else 50.0 if hit else 90.0,
+                    "predicted_y": None if name == "random" else 50.0,
+                }
+                for k, hit in enumerate(points)
+            ]  # fmt: skip
+    return pl.DataFrame(rows)
+
+
+def test_a_gain_has_the_error_of_pairs_that_share_images():
     rng = np.random.default_rng(0)
-    drawn = difference[rng.integers(6, size=(20000, 6))].sum(axis=1) / 36
-    low, high = np.quantile(drawn, [0.025, 0.975])
-    assert row["gain"].item() == pytest.approx(difference.sum() / 36)
-    assert row["gain_low"].item() == pytest.approx(low, abs=0.03)
-    assert row["gain_high"].item() == pytest.approx(high, abs=0.03)
+    images = [(i, j) for i in range(12) for j in range(12) if i != j]
+    # Images differ in what the variant finds in them, so that its gain has an effect of images.
+    ease = rng.choice([0.0, 0.5], 12)
+    share = {"cosine": np.array([ease[i] + ease[j] for i, j in images]), "plain": 0.5}
+    hits = {n: (rng.random((3, len(images))) < share[n]).T for n in ("cosine", "plain")}
+    table = summarise(measured(hits, images), Parameters(alphas=(0.1,)))
+    row = table.filter(estimator="cosine", average="point").row(0, named=True)
+    difference = hits["cosine"].sum(axis=1).astype(float) - hits["plain"].sum(axis=1)
+    residual = difference - difference.mean()
+    variance = (
+        sum(
+            residual[p] * residual[q]
+            for p, one in enumerate(images)
+            for q, other in enumerate(images)
+            if set(one) & set(other)
+        )
+        / (3 * len(images)) ** 2
+    )
+    scale = ((row["gain_high"] - row["gain_low"]) / 2 / stats.t.ppf(0.975, 11)) ** 2 / variance
+    assert 1 < scale < 1.6
+    assert row["gain"] == pytest.approx(difference.sum() / 3 / len(images))
+    t = row["gain"] / (scale * variance) ** 0.5
+    assert row["gain_p"] == pytest.approx(2 * stats.t.sf(abs(t), 11))
+    # A variant that changes nothing gains nothing.
+    alike = summarise(measured(dict.fromkeys(hits, hits["plain"]), images), Parameters())
+    same = alike.filter(estimator="cosine")
+    assert same.select("gain", "gain_low", "gain_high", "gain_p").unique().rows() == [(0, 0, 0, 1)]
+
+
+def gains(p_values: list[float], gain: float = 0.02, models: str = "m") -> pl.DataFrame:
+    """An experiment with a variant for each p value, which it has in both splits."""
+    images = [(i, j) for i in range(12) for j in range(12) if i != j]
+    hits = np.ones((len(images), 3))
+    table = summarise(measured({"cosine": hits, "plain": hits}, images), Parameters(alphas=(0.1,)))
+    given = pl.when(pl.col("gain").is_not_null())
+    tables = [
+        table.with_columns(
+            task=pl.lit(f"variant-{number}"),
+            gain_p=given.then(pl.lit(p)),
+            gain=given.then(pl.lit(gain)),
+            view=pl.lit("identity"),
+            model=pl.lit(model),
+            dataset=pl.lit(dataset),
+            timestep=pl.lit(timestep),
+            split=pl.lit(split),
+        )
+        for number, p in enumerate(p_values)
+        for split in ("test", "validation")
+        for model in models
+        for dataset, timestep in (("d", 50), ("d", 400), ("e", 50))
+    ]
+    return relate(pl.concat(tables), {})
+
+
+def test_gains_are_corrected_for_all_of_a_dataset_and_timestep():
+    table = gains([0.01, 0.02, 0.5]).filter(split="test", average="point", estimator="cosine")
+    # Other datasets and timesteps are no further tries, other models are.
+    np.testing.assert_allclose(table["gain_p_holm"], [0.03] * 3 + [0.04] * 3 + [0.5] * 3)
+    assert table["gains_tried"].to_list() == [3] * 9
+    assert gains([0.01], models="mno")["gain_p_holm"].drop_nulls().unique().to_list() == [0.03]
+
+
+def test_a_gain_is_claimed_only_if_it_holds_after_the_correction():
+    said = findings(gains([0.001, 0.03, 0.6]).filter(dataset="d", timestep=50)).sentences
+    told = [text.partition("; ")[2] for text in said]
+    assert told[0].startswith("variant-0 gains +2.0 points [+0.0, +0.0] against the plain match (p")
+    assert "p = 0.003 after Holm, 3 gains tried" in told[0]
+    for number in (1, 2):
+        assert told[number].startswith(f"as variant-{number} +2.0 points")
+        assert "within chance for 3 gains tried" in told[number]
+    assert not [text for text in told[1:] if "gains +" in text or "loses" in text]
+    lost = findings(gains([0.001], -0.02)).sentences[0]
+    assert "variant-0 loses -2.0 points" in lost
 
 
 def test_companions_are_the_variants_and_empty_images_for_each():

@@ -16,6 +16,7 @@ from reprscope.tasks import companions
 from reprscope.tasks import dense_correspondence as dense
 from reprscope.tasks.dense_correspondence import Frame, Match, Parameters
 from reprscope.views import View
+from scipy import stats
 from support.fakes import FakeAnnotations, FakeRepresentations, pair
 
 SIDE, TOKEN = 96, 16
@@ -339,15 +340,15 @@ def test_the_summary_is_the_mean_over_images_with_its_interval():
     reference = features(
         {n: g + rng.normal(size=(4, 4, 3)) for n, g in measured.grids["mid_block"].items()}
     )
-    settings = {"bootstrap": 2000}
-    found = run(measured, reference, **settings)
-    table = dense.summarise(found, Parameters(**settings))
+    found = run(measured, reference)
+    table = dense.summarise(found, Parameters())
     (row,) = table.iter_rows(named=True)
     share = (found["correct"] / found["tokens"]).to_numpy()
     assert row["accuracy"] == pytest.approx(share.mean())
-    half = 1.96 * share.std() / len(share) ** 0.5
-    assert row["low"] == pytest.approx(share.mean() - half, abs=0.2 * half)
-    assert row["high"] == pytest.approx(share.mean() + half, abs=0.2 * half)
+    # Student's t of 29 degrees of freedom.
+    half = 2.04523 * share.std(ddof=1) / len(share) ** 0.5
+    assert (row["high"] - row["low"]) / 2 == pytest.approx(half, rel=0.05)
+    assert row["low"] < share.mean() < row["high"]
     near = (found["within_one"] / found["tokens"]).mean()
     assert row["within_one"] == pytest.approx(near)
     assert row["within_one_low"] < near < row["within_one_high"]
@@ -383,18 +384,25 @@ def test_reruns_and_the_order_of_images_give_the_same():
     )
 
 
-def table_of(**accuracies: tuple[float, float]) -> pl.DataFrame:
-    rows = [
-        {
-            "task": "t", "dataset": "d", "model": "m", "view": view.replace("_", "-"),
-            "timestep": 50, "position": position, "kind": "score", "images": 5, "tokens": 100,
-            "accuracy": value, "low": value - 0.01, "high": value + 0.01,
-            "within_one": 1.0, "error": 1.0, "chance": 0.05, "shares": [value] * 5,
-        }
-        for view, values in accuracies.items()
-        for position, value in zip(["mid_block", "up_blocks.3"], values, strict=True)
-    ]  # fmt: skip
-    return dense.relate(pl.DataFrame(rows), {"t": Parameters(bootstrap=10)})
+def table_of(*, spread: float = 0.0, **accuracies: tuple[float, ...]) -> pl.DataFrame:
+    """Accuracies of 8 images by view and position, which differ from image to image."""
+    positions = ["mid_block", "up_blocks.1", "up_blocks.3"][-max(map(len, accuracies.values())) :]
+    positions[0] = "mid_block"
+    rng = np.random.default_rng(2)
+    rows = []
+    for view, values in accuracies.items():
+        for position, value in zip(positions, values, strict=True):
+            own = rng.normal(size=8)
+            shares = value + spread * (own - own.mean())
+            rows.append(
+                {
+                    "task": "t", "dataset": "d", "model": "m", "view": view.replace("_", "-"),
+                    "timestep": 50, "position": position, "kind": "score", "images": 8,
+                    "tokens": 100, "accuracy": value, "low": value - 0.01, "high": value + 0.01,
+                    "within_one": 1.0, "error": 1.0, "chance": 0.05, "shares": shares.tolist(),
+                }
+            )  # fmt: skip
+    return dense.relate(pl.DataFrame(rows), {"t": Parameters()})
 
 
 def test_a_change_is_of_the_same_images_and_has_their_interval():
@@ -414,22 +422,34 @@ def test_a_change_is_of_the_same_images_and_has_their_interval():
     for view, extra in (("identity", 0.0), ("noise-1", 0.2)):
         order = names if view == "identity" else names[::-1]
         found = run(seen(extra, order), reference)
-        summary = dense.summarise(found, Parameters(bootstrap=2000))
+        summary = dense.summarise(found, Parameters())
         parts.append(summary.with_columns(pl.lit(view).alias("view"), task=pl.lit("t")))
-    table = dense.relate(pl.concat(parts), {"t": Parameters(bootstrap=2000)})
+    table = dense.relate(pl.concat(parts), {"t": Parameters()})
     assert "shares" not in table.columns
     first, last = table.iter_rows(named=True)
-    assert [first[name] for name in ("change", "change_low", "change_high")] == [0, 0, 0]
+    assert [first[name] for name in ("change", "change_low", "change_high")] == [None] * 3
     change = last["accuracy"] / first["accuracy"] - 1
     assert last["change"] == pytest.approx(change)
     # By the delta method, whose variance of a ratio knows that both are of the same images.
     a, b = (np.array(part["shares"][0]) for part in parts)
     spread = (b - (1 + change) * a).std() / a.mean() / len(a) ** 0.5
-    assert last["change_low"] == pytest.approx(change - 1.96 * spread, abs=0.3 * spread)
-    assert last["change_high"] == pytest.approx(change + 1.96 * spread, abs=0.3 * spread)
-    # Resampled apart they would seem far less certain.
+    assert last["change_low"] == pytest.approx(change - 2.023 * spread, abs=0.1 * spread)
+    assert last["change_high"] == pytest.approx(change + 2.023 * spread, abs=0.1 * spread)
+    # Taken apart they would seem far less certain.
     apart = np.hypot(a.std(), b.std()) / a.mean() / len(a) ** 0.5
     assert spread < 0.7 * apart
+
+
+def test_apart_is_the_worst_of_the_comparisons_by_a_paired_t_test():
+    table = table_of(spread=0.1, identity=(0.5, 0.7, 0.9)).sort("accuracy")
+    assert table["apart_p"].is_null().to_list() == [False, True, False]
+    rng = np.random.default_rng(2)
+    shares = [rng.normal(size=8) for _ in range(3)]
+    shares = [v + 0.1 * (s - s.mean()) for v, s in zip((0.5, 0.7, 0.9), shares, strict=True)]
+    expected = max(stats.ttest_rel(shares[2], shares[other]).pvalue for other in (0, 1))
+    assert table["apart_p"][2] == pytest.approx(expected)
+    expected = max(stats.ttest_rel(shares[0], shares[other]).pvalue for other in (1, 2))
+    assert table["apart_p"][0] == pytest.approx(expected)
 
 
 def test_without_the_undegraded_view_there_is_no_change():
@@ -440,14 +460,21 @@ def test_without_the_undegraded_view_there_is_no_change():
 
 def test_findings_tell_the_last_step_of_each_degradation():
     found = dense.findings(
-        table_of(identity=(1.0, 0.8), blur_2=(0.9, 0.2), blur_10=(0.8, 0.4), hflip=(0.1, 0.4))
+        table_of(
+            identity=(1.0, 0.9, 0.8),
+            blur_2=(0.9, 0.5, 0.2),
+            blur_10=(0.8, 0.6, 0.4),
+            hflip=(0.1, 0.3, 0.4),
+        )
     )
     assert found.sentences == [
-        "m, blur-10: mid finds most tokens again, 80.0 % [79.0, 81.0] of 100 in 5 images "
-        "(chance 5 %); up[3] loses 50 % [50, 50] of its undegraded accuracy and mid 20 % [20, 20].",
-        "m, hflip: up[3] finds most tokens again, 40.0 % [39.0, 41.0] of 100 in 5 images "
-        "(chance 5 %); mid loses 90 % [90, 90] of its undegraded accuracy and up[3] 50 % [50, 50].",
-        "m, identity: mid finds most tokens again, 100.0 % [99.0, 101.0] of 100 in 5 images "
+        "m, blur-10: mid finds most of 3, 80.0 % [79.0, 81.0] of 100 tokens again in 8 images "
+        "(chance 5 %); of 3, up[3] loses most of its undegraded accuracy, 50 % [50, 50], and mid "
+        "least, 20 % [20, 20].",
+        "m, hflip: up[3] finds most of 3, 40.0 % [39.0, 41.0] of 100 tokens again in 8 images "
+        "(chance 5 %); of 3, mid loses most of its undegraded accuracy, 90 % [90, 90], and up[3] "
+        "least, 50 % [50, 50].",
+        "m, identity: mid finds most of 3, 100.0 % [99.0, 101.0] of 100 tokens again in 8 images "
         "(chance 5 %).",
     ]
     assert found.table["view"].unique(maintain_order=True).to_list() == [
@@ -455,10 +482,20 @@ def test_findings_tell_the_last_step_of_each_degradation():
     ]  # fmt: skip
 
 
+def test_findings_do_not_conclude_from_differences_within_chance():
+    (text, _) = dense.findings(
+        table_of(spread=0.2, identity=(0.8, 0.8, 0.8), noise_1=(0.6, 0.61, 0.62))
+    ).sentences
+    assert text.startswith("m, noise-1: up[3] finds 62.0 % [61.0, 63.0] of 100 tokens again in 8 ")
+    assert "(the highest of 3 on these images, chance 5 %)" in text
+    assert text.endswith("the highest and lowest of 3 on these images.")
+    assert "most" not in text and "least" not in text
+
+
 def test_losses_are_relative_to_where_the_degradation_starts():
     found = dense.findings(table_of(identity=(1.0, 0.8), far=(0.5, 0.4), far_bgr_1=(0.4, 0.1)))
     (sentence,) = [text for text in found.sentences if "far-bgr-1" in text]
-    assert "up[3] loses 75 % [75, 75] of its undegraded accuracy and mid 20 %" in sentence
+    assert "up[3] loses more of its undegraded accuracy, 75 % [75, 75], than mid, 20 %" in sentence
 
 
 def test_a_block_at_chance_has_nothing_to_lose():
@@ -494,8 +531,6 @@ def test_settings_survive_the_spec_of_a_job():
         ({"candidates": "some"}, "candidates"),
         ({"count": -1}, "count"),
         ({"pairs": [["a"]]}, "pairs"),
-        ({"bootstrap": 0}, "bootstrap"),
-        ({"seed": 0.5}, "seed"),
     ],
 )
 def test_unusable_settings_are_named(settings, words):

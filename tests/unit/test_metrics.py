@@ -62,73 +62,117 @@ def test_same_place_in_box_keeps_the_fraction_of_each_axis():
 
 def test_averages_over_points_pairs_and_categories_differ():
     # Category a: a pair of 8 points, all correct, and a pair of 2, none. Category b: 1 of 10.
-    intervals = pck(
+    found = pck(
         np.array([[8.0], [0.0], [1.0]]),
         np.array([8, 2, 10]),
+        np.array([0, 0, 3]),
+        np.array([1, 2, 4]),
         np.array(["a", "a", "b"]),
-        replicates=10,
-        seed=0,
     )
-    assert {name: interval.value.tolist() for name, interval in intervals.items()} == {
+    assert {name: estimate.value.tolist() for name, estimate in found.items()} == {
         "point": [9 / 20],
         "pair": [pytest.approx((1 + 0 + 0.1) / 3)],
         "category": [pytest.approx((8 / 10 + 1 / 10) / 2)],
     }
 
 
-def made_pairs(number: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def all_pairs(images: int, categories: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Source, target and category of all ordered pairs of images within each category."""
+    one, other = np.nonzero(~np.eye(images, dtype=bool))
+    category = np.repeat(np.arange(categories), len(one))
+    shift = images * category
+    return np.tile(one, categories) + shift, np.tile(other, categories) + shift, category
+
+
+def test_errors_equal_a_loop_over_all_pairs_of_pairs():
+    images = 9
+    source, target, category = all_pairs(images, 3)
     rng = np.random.default_rng(5)
-    points = rng.integers(1, 12, number)
-    return rng.binomial(points, 0.4)[:, None], points, np.array(["a", "b", "c", "d"])[points % 4]
+    points = rng.integers(1, 9, len(source))
+    ease = rng.uniform(-0.2, 0.2, 3 * images) + 0.1 * category[0]
+    share = 0.4 + ease[source] + ease[target]
+    hits = rng.binomial(points[:, None], share[:, None], (len(source), 2)).astype(float)
+    found = pck(hits, points, source, target, category)
+
+    def weighted(score, weight):
+        """What a pair adds, less what its category has on average; by category."""
+        own = np.array(
+            [
+                (weight[category == c, None] * score[category == c]).sum(axis=0)
+                / weight[category == c].sum()
+                for c in range(3)
+            ]
+        )
+        return weight[:, None] * (score - own[category])
+
+    totals = np.bincount(category, weights=points)
+    residuals = {
+        "point": weighted(hits / points[:, None], points / points.sum()),
+        "pair": weighted(hits / points[:, None], np.full(len(points), 1 / len(points))),
+        "category": weighted(hits / points[:, None], points / totals[category] / 3),
+    }
+    scales = []
+    for name, residual in residuals.items():
+        variance = np.zeros(2)
+        for p in range(len(source)):
+            for q in range(len(source)):
+                if {source[p], target[p]} & {source[q], target[q]}:
+                    variance += residual[p] * residual[q]
+        scales.extend(found[name].error ** 2 / variance)
+        assert found[name].units == 3 * images
+    # What few images hide of the spread is scaled back, by the same for all strata of as many.
+    np.testing.assert_allclose(scales, scales[0])
+    assert 1 < scales[0] < 2
 
 
-def test_intervals_bracket_the_score_are_deterministic_and_follow_the_seed():
-    hits, points, categories = made_pairs(80)
-    first, again, other = (
-        pck(hits, points, categories, replicates=400, seed=seed) for seed in (1, 1, 2)
-    )
-    for name, (value, low, high) in first.items():
-        assert low < value < high
-        np.testing.assert_array_equal(first[name], again[name])
-        assert (low, high) != (other[name].low, other[name].high)
+def test_an_effect_of_images_makes_shared_images_count_far_more_than_pairs():
+    source, target, category = all_pairs(25, 1)
+    ease = np.repeat([0.0, 0.5], [13, 12])
+    hits = (ease[source] + ease[target])[:, None]
+    found = pck(hits, np.ones(len(source)), source, target, category)["point"]
+    # The mean of an image's two roles: an error of 2 * 0.25 / sqrt(25).
+    assert found.error == pytest.approx(2 * 0.25 / 5, rel=0.1)
+    assert hits.std() / len(hits) ** 0.5 < 0.2 * found.error
 
 
-def test_intervals_of_proportions_have_the_analytic_width():
+def test_pairs_without_a_common_image_have_the_error_of_a_proportion():
     # One point a pair: the standard error of a proportion is sqrt(p (1 - p) / n).
     hits = (np.arange(1000) % 10 < 3).astype(float)[:, None]
-    intervals = pck(hits, np.ones(1000), np.repeat(["a", "b"], 500), replicates=4000, seed=0)
-    width = 2 * 1.96 * math.sqrt(0.3 * 0.7 / 1000)
-    for interval in intervals.values():
-        assert interval.high - interval.low == pytest.approx(width, rel=0.08)
+    first = np.arange(1000)
+    found = pck(hits, np.ones(1000), first, first + 1000, np.repeat(["a", "b"], 500))
+    for estimate in found.values():
+        assert estimate.error == pytest.approx(math.sqrt(0.3 * 0.7 / 1000), rel=0.01)
 
 
-def test_points_of_a_pair_are_resampled_together():
+def test_points_of_a_pair_are_not_independent():
     # 20 pairs, each with 50 points that are all right or all wrong: only 20 independent values.
     hits = np.repeat([0.0, 50.0], 10)[:, None]
-    interval = pck(hits, np.full(20, 50), np.full(20, "a"), replicates=4000, seed=0)["point"]
-    width = 2 * 1.96 * math.sqrt(0.25 / 20)
-    assert interval.high - interval.low == pytest.approx(width, rel=0.15)
+    first = np.arange(20)
+    found = pck(hits, np.full(20, 50), first, first + 20, np.full(20, "a"))["point"]
+    assert found.error == pytest.approx(math.sqrt(0.25 / 20), rel=0.1)
 
 
-def test_average_over_categories_resamples_within_each():
-    # Categories differ, pairs of a category do not: within a category nothing varies.
-    intervals = pck(
+def test_what_categories_differ_in_is_no_error():
+    # Categories differ, pairs of a category do not.
+    found = pck(
         np.repeat([0.0, 1.0], 10)[:, None],
         np.ones(20),
+        np.arange(20),
+        np.arange(20) + 20,
         np.repeat(["a", "b"], 10),
-        replicates=200,
-        seed=0,
     )
-    assert intervals["category"] == ([0.5], [0.5], [0.5])
-    assert intervals["point"].low < 0.4
+    assert [float(estimate.value[0]) for estimate in found.values()] == pytest.approx([0.5] * 3)
+    assert [float(estimate.error[0]) for estimate in found.values()] == [0] * 3
 
 
 def test_a_column_does_not_depend_on_its_neighbours():
-    hits, points, categories = made_pairs(30)
-    alone = pck(hits, points, categories, replicates=50, seed=3)
-    wide = pck(np.repeat(hits, 3, axis=1), points, categories, replicates=50, seed=3)
+    source, target, category = all_pairs(7, 2)
+    points = np.random.default_rng(1).integers(1, 9, len(source))
+    hits = np.random.default_rng(2).binomial(points, 0.4)[:, None]
+    alone = pck(hits, points, source, target, category)
+    wide = pck(np.repeat(hits, 3, axis=1), points, source, target, category)
     for name in alone:
-        np.testing.assert_allclose(wide[name].low[1], alone[name].low[0], rtol=1e-12)
+        np.testing.assert_allclose(wide[name].error, np.repeat(alone[name].error, 3), rtol=1e-12)
 
 
 def test_bootstrap_ratio_equals_resampling_one_item_at_a_time(monkeypatch):

@@ -130,7 +130,7 @@ RAW = {
     },
     "prompts": {"cat": "a cat"},
     "tasks": {
-        "m": {"kind": "correspondence", "bootstrap": 10},
+        "m": {"kind": "correspondence"},
         "strict": {"kind": "correspondence", "strict": True},
     },
 }

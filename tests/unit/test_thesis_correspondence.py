@@ -118,7 +118,7 @@ def made(pairs) -> tuple[FakeRepresentations, FakeAnnotations]:
 
 
 def score(measured, estimator, **settings):
-    parameters = Parameters(alphas=(0.1,), bootstrap=10, **settings)
+    parameters = Parameters(alphas=(0.1,), **settings)
     table = summarise(measured, parameters)
     chosen = table.filter((pl.col("estimator") == estimator) & (pl.col("average") == "point"))
     return chosen["pck"].item()
@@ -189,7 +189,7 @@ def test_whole_pixels_equal_the_thesis_written_out():
             assert (row["target_width"], row["target_height"]) == (RESOLUTION, RESOLUTION)
             reach = 0.4 * max(box[2] - box[0], box[3] - box[1])
             expected_hits.append(math.hypot(px - tx, py - ty) <= reach)
-    parameters = Parameters(alphas=(0.4,), bootstrap=10)
+    parameters = Parameters(alphas=(0.4,))
     table = summarise(measured, parameters)
     chosen = table.filter((pl.col("estimator") == "cosine") & (pl.col("average") == "point"))
     assert 0 < sum(expected_hits) < len(expected_hits)

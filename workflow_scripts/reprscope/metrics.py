@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 
-from reprscope.seeds import item_seed
+from reprscope.statistics import Estimate, dyadic_ratio
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -166,12 +166,11 @@ def same_place_in_box(
 def pck(
     correct_points: NDArray[Any],
     points: NDArray[Any],
+    source: NDArray[Any],
+    target: NDArray[Any],
     categories: NDArray[Any],
-    *,
-    replicates: int,
-    seed: int,
-) -> dict[str, Interval]:
-    """PCK under the three averages in use, with bootstrap intervals over pairs.
+) -> dict[str, Estimate]:
+    """PCK under the three averages in use.
 
     ``point``
         Share of all keypoints that are correct (the thesis).
@@ -180,49 +179,33 @@ def pck(
     ``category``
         Mean over categories of the share of the category's keypoints.
 
-    An interval resamples pairs, because the keypoints of one pair are not independent; for the
-    average over categories it does so within each category, since the categories are fixed.
+    Errors are those of other images in the place of these: pairs that share an image are not
+    independent (:func:`reprscope.statistics.dyadic_ratio`). Categories are fixed.
 
     Parameters
     ----------
     correct_points
-        (pairs, columns) number of correct keypoints of each pair. Columns are scored side by side
-        on the same resamples, so that their intervals can be compared.
+        (pairs, columns) number of correct keypoints of each pair, or the difference of two.
     points
         (pairs,) number of keypoints, at least 1.
+    source, target
+        (pairs,) the images of each pair.
     categories
         (pairs,) category of each pair.
-    replicates
-        Number of bootstrap resamples.
-    seed
-        Seed of the resamples.
 
     Returns
     -------
-    Interval for each average, (columns,) in [0, 1].
+    Estimate of (columns,) for each average.
     """
     hits = np.asarray(correct_points, dtype=np.float64)
     counts = np.asarray(points, dtype=np.float64)
-    groups = [np.flatnonzero(categories == name) for name in np.unique(categories)]
-
-    def ratio_interval(
-        numerator: Float, denominator: Float, strata: list[NDArray[np.intp]], name: str
-    ) -> Interval:
-        values = [
-            numerator[rows].sum(axis=0, keepdims=True) / denominator[rows].sum() for rows in strata
-        ]
-        rng = np.random.default_rng(item_seed(seed, name))
-        resampled = [
-            bootstrap_ratio(numerator[rows], denominator[rows], replicates=replicates, rng=rng)
-            for rows in strata
-        ]
-        return _percentiles(np.mean(values, axis=0)[0], np.mean(resampled, axis=0))
-
-    everything = [np.arange(len(counts))]
+    of_pair = hits / counts[:, None]
     return {
-        "point": ratio_interval(hits, counts, everything, "point"),
-        "pair": ratio_interval(hits / counts[:, None], np.ones_like(counts), everything, "pair"),
-        "category": ratio_interval(hits, counts, groups, "category"),
+        "point": dyadic_ratio(hits, counts, source, target, stratum=categories),
+        "pair": dyadic_ratio(of_pair, np.ones_like(counts), source, target, stratum=categories),
+        "category": dyadic_ratio(
+            hits, counts, source, target, stratum=categories, average="strata"
+        ),
     }
 
 

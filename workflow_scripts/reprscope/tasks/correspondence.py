@@ -67,14 +67,14 @@ from reprscope.coordinates import token_centre
 from reprscope.degradations import BLIND, last_steps
 from reprscope.errors import UserError
 from reprscope.findings import Findings, best, interval, superlative, told_apart
-from reprscope.labels import KEYS
+from reprscope.labels import KEYS, words
 from reprscope.metrics import correct, pck, random_correct, same_place_in_box
 from reprscope.models.positions import spell
 from reprscope.parameters import check_whole
 from reprscope.protocol import Coordinates
-from reprscope.seeds import item_seed
+from reprscope.statistics import SIGNIFICANT, Estimate, holm
 from reprscope.tasks import CHANGES
-from reprscope.tasks._changes import losses, with_changes
+from reprscope.tasks._changes import APART, holding, losses, with_changes
 from reprscope.tasks._combining import Combine, Member, Rule, search_combined, unique_points
 from reprscope.tasks._derived import Derived, Projected, principal_components
 from reprscope.tasks._keypoints import (
@@ -127,10 +127,16 @@ _SUMMARY: Final[dict[str, Any]] = {
     "gain": pl.Float64,
     "gain_low": pl.Float64,
     "gain_high": pl.Float64,
-    # Keypoints, and correct ones, of each pair: for relate().
-    "of_pair": pl.List(pl.Int32),
+    "gain_p": pl.Float64,
+    # Of each pair, for relate(): correct keypoints of every row that changes are told of, and what
+    # is alike for all alphas in the first one's rows alone.
     "correct_of_pair": pl.List(pl.Int32),
+    "points_of_pair": pl.List(pl.Int32),
+    "source_of_pair": pl.List(pl.Int32),
+    "target_of_pair": pl.List(pl.Int32),
+    "category_of_pair": pl.List(pl.Int32),
 }
+_PAIRS: Final = ("points_of_pair", "source_of_pair", "target_of_pair", "category_of_pair")
 
 log = logging.getLogger(__name__)
 
@@ -144,10 +150,6 @@ class Parameters:
     alphas
         Fractions of the longer side of the target's bounding box within which a prediction is
         correct.
-    bootstrap
-        Number of resamples of the pairs for the 95 % intervals.
-    seed
-        Seed of the resamples.
     source
         In what the representations of the source images differ from the measurement's own, for
         instance ``{"view": "identity"}``: then only the target images have the measurement's view,
@@ -183,8 +185,6 @@ class Parameters:
     """
 
     alphas: tuple[float, ...] = (0.05, 0.1, 0.15)
-    bootstrap: int = 1000
-    seed: int = 0
     source: Mapping[str, Any] = field(default_factory=dict)
     strict: bool = False
     variants: tuple[Mapping[str, Any], ...] = ()
@@ -206,9 +206,7 @@ class Parameters:
                 f"alphas is {list(self.alphas)}; "
                 "list at least one positive number, and each only once."
             )
-        check_whole(self, "bootstrap", "subdivide")
-        if not isinstance(self.seed, int):
-            raise UserError(f"seed is {self.seed!r}; write a whole number.")
+        check_whole(self, "subdivide")
         if not isinstance(self.strict, bool):
             raise UserError(f"strict is {self.strict!r}; write true or false.")
         if not set(self.source) <= set(CHANGES) - {"dataset"}:
@@ -359,7 +357,7 @@ def measure(
 
 
 def summarise(measurements: pl.DataFrame, parameters: Parameters) -> pl.DataFrame:
-    """PCK of every position and estimator, with 95 % bootstrap intervals over pairs.
+    """PCK of every position and estimator, with 95 % intervals over images.
 
     Parameters
     ----------
@@ -372,11 +370,11 @@ def summarise(measurements: pl.DataFrame, parameters: Parameters) -> pl.DataFram
     -------
     ``position``, ``split``, ``estimator``, ``alpha``, ``average`` (``point``, ``pair``,
     ``category``; see :func:`reprscope.metrics.pck`), ``points``, ``pairs``, ``pck``, ``low``,
-    ``high``; ``gain``, ``gain_low``, ``gain_high`` over ``plain`` of a variant's ``cosine``, with
-    intervals over the same pairs, null elsewhere; ``of_pair`` and ``correct_of_pair``, keypoints
-    and correct ones of every pair, of ``cosine`` averaged over points. The estimators without
-    features are repeated at every position. All positions and estimators are scored on the same
-    resamples of the pairs.
+    ``high``; of a variant's ``cosine`` ``gain``, ``gain_low``, ``gain_high``, the difference to
+    ``plain`` on the same pairs, and ``gain_p``, the p value of no difference, null elsewhere;
+    what :func:`relate` needs of every pair. Intervals and p values are null with too few images
+    (:data:`reprscope.statistics.FEWEST_UNITS`). The estimators without features are repeated at
+    every position.
     """
     positions = measurements["position"].drop_nulls().unique(maintain_order=True).to_list()
     alphas = parameters.alphas
@@ -394,80 +392,142 @@ def summarise(measurements: pl.DataFrame, parameters: Parameters) -> pl.DataFram
         ]
         series += [of_split.filter(pl.col("estimator") == name) for name in BASELINES]
         # All series score the same keypoints, so that the first one's pairs are everyone's.
-        pairs = series[0]
+        pairs = _numbered(series[0])
         scores = [one.select(map(str, alphas)).to_numpy() for one in series]
         if "plain" in names:
             # The gain is a score as well: the difference on the same pairs.
             scores += [scores[i] - scores[len(positions) + i] for i in range(len(positions))]
-        averages = pck(
-            np.concatenate(scores, axis=1),
-            pairs["points"].to_numpy(),
-            pairs["category"].to_numpy(),
-            replicates=parameters.bootstrap,
-            seed=item_seed("correspondence", parameters.seed, split),
-        )
+        columns = (pairs[name].to_numpy() for name in _PAIRS)
+        averages = {
+            average: (found.share(), found.interval(), found.p_value())
+            for average, found in pck(np.concatenate(scores, axis=1), *columns).items()
+        }
         for number, position in enumerate(positions):
             of_estimator = {name: i * len(positions) + number for i, name in enumerate(names)}
             first = len(names) * len(positions)
             of_estimator |= {name: first + i for i, name in enumerate(BASELINES)}
-            for (estimator, one), (i, alpha), (average, bounds) in itertools.product(
+            for (estimator, one), (i, alpha), (average, found) in itertools.product(
                 of_estimator.items(), enumerate(alphas), averages.items()
             ):
+                shares, differences, p_values = found
                 column = one * len(alphas) + i
-                values = [float(bound[column]) for bound in bounds]
-                gains: list[float | None] = [None] * 3
+                values = [_known(bound[column]) for bound in shares]
+                gains: list[float | None] = [None] * 4
                 if estimator == "cosine" and "plain" in names:
                     column = (len(series) + number) * len(alphas) + i
-                    gains = [float(bound[column]) for bound in bounds]
-                counts = (pairs["points"].sum(), len(pairs))
+                    gains = [_known(bound[column]) for bound in (*differences, p_values)]
+                counts = (pairs["points_of_pair"].sum(), len(pairs))
                 told = estimator == "cosine" and average == "point"
-                each = [pairs["points"], series[one][str(alpha)].cast(pl.Int32)]
+                each = [series[one][str(alpha)].cast(pl.Int32).to_list() if told else None]
+                each += [pairs[name].to_list() if told and i == 0 else None for name in _PAIRS]
                 rows.append(
-                    (
-                        *(position, split, estimator, alpha, average, *counts, *values, *gains),
-                        *(one.to_list() if told else None for one in each),
-                    )
+                    (position, split, estimator, alpha, average, *counts, *values, *gains, *each)
                 )
     return pl.DataFrame(rows, schema=_SUMMARY, orient="row")
 
 
 def relate(table: pl.DataFrame, parameters: Mapping[str, Parameters]) -> pl.DataFrame:
-    """Compare every view with the undegraded one of the same experiment.
+    """Correct gains for their number, and compare every view with the undegraded one.
 
     Parameters
     ----------
     table
-        Summaries of all measurements, with what they were measured under.
+        Summaries of all measurements of an experiment, with what they were measured under.
     parameters
         Settings of each task.
 
     Returns
     -------
-    The table with ``change``, the PCK of ``cosine`` over points relative to that of the view from
-    which a degradation starts (:func:`reprscope.degradations.start_of`), minus 1, ``change_low``
-    and ``change_high``, its 95 % bootstrap interval: pairs are resampled together with their
-    undegraded selves. Null without such a view, if it shows other keypoints, and in blocks that do
-    not find more there than
-    :data:`reprscope.degradations.BLIND` does. Without ``of_pair`` and ``correct_of_pair``.
+    The table without what it says of every pair, and with these columns, null elsewhere.
+
+    ``gain_p_holm``: ``gain_p`` by Holm's correction for all gains that the experiment reports of
+    one dataset, timestep and noise seed, in one split, at one alpha and in one average: those of
+    all variants, positions, models and other conditions together. ``gains_tried`` is their number.
+
+    ``change``: the PCK of ``cosine`` over points relative to that of the view from which a
+    degradation starts, minus 1, on the same pairs; ``change_low``, ``change_high``, its 95 %
+    interval over images; ``change_apart_p`` (see :func:`reprscope.tasks._changes.with_changes`).
+    Null without such a view, if it shows other keypoints, and at positions that do not find more
+    there than :data:`reprscope.degradations.BLIND` does.
     """
+    del parameters
+    table = _corrected(table)
     points = table.filter(pl.col("average") == "point")
-    own = points.filter(pl.col("estimator") == "cosine")
+    scored_pairs, every = _pairs_of(table)
+    keys = [key for key in (*KEYS, "split") if key in table.columns and key != "position"]
+    own = points.filter(pl.col("estimator") == "cosine").join(scored_pairs, on=keys)
     others = [key for key in (*KEYS, "split", "alpha") if key in table.columns]
     blind = points.filter(pl.col("estimator") == BLIND).select(*others, blind="pck")
 
-    def sampling(row: Mapping[str, Any]) -> tuple[int, int]:
-        chosen = parameters[row["task"]]
-        return chosen.bootstrap, item_seed(TASK, chosen.seed, row["split"])
+    def mean(row: Mapping[str, Any], values: NDArray[np.float64]) -> Estimate:
+        counts, source, target, categories = every[row["pairs_of"]]
+        return pck(values, counts, source, target, categories)["point"]
 
     return with_changes(
         table,
         own,
         own.join(blind, on=others).filter(pl.col("low") > pl.col("blind")),
         values="correct_of_pair",
-        alike="of_pair",
+        alike="pairs_of",
         further=("split", "alpha", "estimator", "average"),
-        sampling=sampling,
-    ).drop("of_pair", "correct_of_pair")
+        mean=mean,
+    ).drop("correct_of_pair", *_PAIRS)
+
+
+def _numbered(pairs: pl.DataFrame) -> pl.DataFrame:
+    """Of each pair :data:`_PAIRS`: its keypoints, and numbers of its images and category."""
+    images = pl.concat([pairs["source_id"], pairs["target_id"]]).unique().sort().to_list()
+    number = {name: i for i, name in enumerate(images)}
+    category = {name: i for i, name in enumerate(pairs["category"].unique().sort().to_list())}
+    return pairs.select(
+        points_of_pair=pl.col("points").cast(pl.Int32),
+        source_of_pair=pl.col("source_id").replace_strict(number, return_dtype=pl.Int32),
+        target_of_pair=pl.col("target_id").replace_strict(number, return_dtype=pl.Int32),
+        category_of_pair=pl.col("category").replace_strict(category, return_dtype=pl.Int32),
+    )
+
+
+def _pairs_of(table: pl.DataFrame) -> tuple[pl.DataFrame, list[list[NDArray[Any]]]]:
+    """Which pairs each measurement scored, as a number ``pairs_of``, and what is said of them."""
+    keys = [key for key in (*KEYS, "split") if key in table.columns and key != "position"]
+    one = table.filter(pl.col(_PAIRS[0]).is_not_null()).unique(
+        keys, keep="first", maintain_order=True
+    )
+    numbers: dict[tuple[bytes, ...], int] = {}
+    every: list[list[NDArray[Any]]] = []
+    found = []
+    for row in one.select(_PAIRS).iter_rows():
+        arrays = [np.array(values) for values in row]
+        known = tuple(array.tobytes() for array in arrays)
+        if known not in numbers:
+            numbers[known] = len(every)
+            every.append(arrays)
+        found.append(numbers[known])
+    return one.select(keys).with_columns(pairs_of=pl.Series(found, dtype=pl.Int32)), every
+
+
+def _corrected(table: pl.DataFrame) -> pl.DataFrame:
+    """The table with ``gain_p_holm`` and ``gains_tried``, see :func:`relate`."""
+    family = ("dataset", "timestep", "seed", "split", "alpha", "average")
+    keys = [key for key in family if key in table.columns]
+    index = "_row"
+    table = table.with_row_index(index)
+    parts = [
+        rows.select(
+            index,
+            gain_p_holm=pl.Series(holm(rows["gain_p"].to_numpy())),
+            gains_tried=pl.lit(len(rows), pl.Int32),
+        )
+        for rows in table.filter(pl.col("gain_p").is_not_null()).partition_by(keys)
+    ]
+    none = {index: table.schema[index], "gain_p_holm": pl.Float64(), "gains_tried": pl.Int32()}
+    found = pl.concat([pl.DataFrame(schema=none), *parts])
+    return table.join(found, on=index, how="left", maintain_order="left").drop(index)
+
+
+def _known(value: float) -> float | None:
+    """A table's cell: null for a number that cannot be given."""
+    return None if np.isnan(value) else float(value)
 
 
 class _Variant:
@@ -619,7 +679,7 @@ def _rows(
 
 def _scores(measurements: pl.DataFrame, alphas: tuple[float, ...], *, strict: bool) -> pl.DataFrame:
     """Count the correct keypoints of each pair: a column for each alpha, sorted."""
-    keys = ["estimator", "position", "split", "pair_id", "category"]
+    keys = ["estimator", "position", "split", "pair_id", "category", "source_id", "target_id"]
     rows = measurements.sort(keys, maintain_order=True)
     target = rows.select("target_x", "target_y").to_numpy()
     predicted = rows.select("predicted_x", "predicted_y").to_numpy()
@@ -639,8 +699,9 @@ def _scores(measurements: pl.DataFrame, alphas: tuple[float, ...], *, strict: bo
 def findings(table: pl.DataFrame) -> Findings:
     """Best block of each model and variant, beside the estimators.
 
-    Of the steps of one degradation (see :mod:`reprscope.degradations`) the last is told, with what
-    it costs.
+    A variant is said to gain only if its gain holds after Holm's correction for all that the
+    experiment tried (:func:`relate`). Of the steps of one degradation (see
+    :mod:`reprscope.degradations`) the last is told, with what it costs.
     """
     alphas = table["alpha"].unique().sort()
     alpha = alphas[int((alphas - 0.1).abs().arg_min() or 0)]
@@ -661,14 +722,8 @@ def findings(table: pl.DataFrame) -> Findings:
         for row, under in zip(chosen.iter_rows(named=True), told_apart(chosen), strict=True)
     ]
     # What a degradation did is said first.
-    sentences = _losses(own) + sentences
-    others = scored.filter(pl.col("estimator").is_in(BASELINES) & (pl.col("split") == "test"))
-    reached = others.unique(["dataset", "estimator"], keep="first", maintain_order=True)
-    for row in reached.iter_rows(named=True):
-        name = row["estimator"].replace("_", " ")
-        share = interval(row["pck"], row["low"], row["high"])
-        sentences.append(f"Without looking, the {name} estimator reaches {share} of them.")
-    return Findings(sentences, chosen)
+    sentences = _losses(own) + sentences + _unseen(scored)
+    return Findings(sentences, chosen.drop(APART, strict=False))
 
 
 def _losses(own: pl.DataFrame) -> list[str]:
@@ -679,11 +734,14 @@ def _losses(own: pl.DataFrame) -> list[str]:
         (pl.col("split") == "test") & pl.col("view").is_in(last_steps(own["view"].to_list()))
     )
     keys = [key for key in KEYS if key in last.columns and key != "position"]
-    parts = [part for part in last.partition_by(keys, maintain_order=True) if losses(part, "PCK")]
-    told = pl.concat([part.head(1) for part in parts]) if parts else last.clear()
+    found = [(part, losses(part)) for part in last.partition_by(keys, maintain_order=True)]
+    known = [(part.head(1), lost) for part, lost in found if lost]
+    told = pl.concat([part for part, _ in known]) if known else last.clear()
+    hold = iter(holding([p for _, lost in known for p in lost.claims()]))
     return [
-        f"{part['model'][0]}, {part['view'][0]}{under}: {losses(part, 'PCK')}."
-        for part, under in zip(parts, told_apart(told.drop("view")), strict=True)
+        f"{part['model'][0]}, {part['view'][0]}{under}: "
+        f"{lost.told('PCK', 'pairs', [next(hold), next(hold)])}."
+        for (part, lost), under in zip(known, told_apart(told.drop("view")), strict=True)
     ]
 
 
@@ -691,5 +749,35 @@ def _gained(row: Mapping[str, Any]) -> str:
     """What a variant gains, in words; nothing for the plain task."""
     if row.get("gain") is None:
         return ""
-    gain, low, high = (100 * row[name] for name in ("gain", "gain_low", "gain_high"))
-    return f", as {row['task']} {gain:+.1f} points [{low:+.1f}, {high:+.1f}] over the plain match"
+    gain, low, high, p, tried = (
+        row[name] for name in ("gain", "gain_low", "gain_high", "gain_p_holm", "gains_tried")
+    )
+    points, plain = f"{100 * gain:+.1f} points", "against the plain match"
+    if p is None:
+        return f"; as {row['task']} {points} {plain}, with too few images to test"
+    points += f" [{100 * low:+.1f}, {100 * high:+.1f}]"
+    if p >= SIGNIFICANT:
+        return f"; as {row['task']} {points} {plain}, within chance for {tried} gains tried"
+    if not row["firm"]:
+        return f"; as {row['task']} {points} {plain}"
+    does = "gains" if gain > 0 else "loses"
+    number = f"p = {p:.2g}" if p >= 0.001 else "p < 0.001"
+    return f"; {row['task']} {does} {points} {plain} ({number} after Holm, {tried} gains tried)"
+
+
+def _unseen(scored: pl.DataFrame) -> list[str]:
+    """What the estimators without features reach on each dataset's test pairs."""
+    others = scored.filter(pl.col("estimator").is_in(BASELINES) & (pl.col("split") == "test"))
+    reached = others.unique(["dataset", "estimator"], keep="first", maintain_order=True)
+    names = {"random": "random point"}
+    parts = reached.partition_by("dataset", maintain_order=True)
+    sentences = []
+    for rows in parts:
+        shares = [
+            f"{names.get(row['estimator'], words(row['estimator']))} "
+            f"{interval(row['pck'], row['low'], row['high'])}"
+            for row in rows.iter_rows(named=True)
+        ]
+        on = f" on {rows['dataset'][0]}" if len(parts) > 1 else ""
+        sentences.append(f"Baselines that see no features{on}: {', '.join(shares)}.")
+    return sentences

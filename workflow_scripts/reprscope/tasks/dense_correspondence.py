@@ -21,12 +21,10 @@ from reprscope.degradations import last_steps, starts
 from reprscope.errors import UserError
 from reprscope.findings import Findings, interval
 from reprscope.labels import KEYS, block_label
-from reprscope.metrics import accuracy
-from reprscope.parameters import check_whole
-from reprscope.seeds import item_seed
 from reprscope.similarity import nearest, normalise
+from reprscope.statistics import mean
 from reprscope.tasks import PICTURE
-from reprscope.tasks._changes import losses, with_changes
+from reprscope.tasks._changes import CHANGE, apart, holding, losses, with_changes
 from reprscope.tasks._pictures import Choice, choose, encoded_png, finite_tokens, frame
 
 if TYPE_CHECKING:
@@ -116,10 +114,6 @@ class Parameters(Choice):
         Further maps, of an image and another one whose tokens it takes: target, source.
     listed
         Categories of the dataset's pairs: the same maps for the first test pair of each.
-    bootstrap
-        Number of resamples of the images for the 95 % intervals.
-    seed
-        Seed of the resamples.
     """
 
     reference: Mapping[str, Any] = field(default_factory=lambda: {"view": "identity"})
@@ -127,8 +121,6 @@ class Parameters(Choice):
     count: int = 0
     pairs: tuple[tuple[str, str], ...] = ()
     listed: tuple[str, ...] = ()
-    bootstrap: int = 1000
-    seed: int = 0
 
     def __post_init__(self) -> None:
         # Here no map at all is a choice as well.
@@ -146,9 +138,6 @@ class Parameters(Choice):
             )
         if self.candidates not in ("all", "overlap"):
             raise UserError(f"candidates is {self.candidates!r}; write all or overlap.")
-        check_whole(self, "bootstrap")
-        if not isinstance(self.seed, int):
-            raise UserError(f"seed is {self.seed!r}; write a whole number.")
 
 
 def companions(parameters: Parameters) -> dict[str, Mapping[str, Any]]:
@@ -497,7 +486,7 @@ def _columns(rows: list[dict[str, Any]]) -> dict[str, list[Any]]:
 
 
 def summarise(measurements: pl.DataFrame, parameters: Parameters) -> pl.DataFrame:
-    """Accuracy of every position, with 95 % bootstrap intervals over images; maps as they are.
+    """Accuracy of every position, with 95 % intervals over images; maps as they are.
 
     Parameters
     ----------
@@ -512,9 +501,10 @@ def summarise(measurements: pl.DataFrame, parameters: Parameters) -> pl.DataFram
     ``accuracy`` (mean over images of the share of tokens that are correct), ``low``, ``high``;
     ``within_one``, ``within_one_low``, ``within_one_high``; mean ``error`` in pixels; ``chance``,
     the accuracy of a token drawn at random; ``shares``, of correct tokens in each image, by name.
-    All positions, and all measurements of the same images, are scored on the same resamples. Then
-    the rows of ``kind`` "image" and "map".
+    Intervals are null with too few images (:data:`reprscope.statistics.FEWEST_UNITS`). Then the
+    rows of ``kind`` "image" and "map".
     """
+    del parameters
     scores = measurements.filter(pl.col("kind") == "score").sort("image_id", maintain_order=True)
     maps = measurements.filter(pl.col("kind") != "score")
     positions = scores["position"].unique(maintain_order=True).to_list()
@@ -525,82 +515,105 @@ def summarise(measurements: pl.DataFrame, parameters: Parameters) -> pl.DataFram
             of.select(name).to_numpy()
             for name in (["correct", "within_one"], "tokens", "candidates")
         )
-        shares = accuracy(
-            correct / tokens,
-            replicates=parameters.bootstrap,
-            seed=item_seed(_KIND, parameters.seed),
-        )
+        shares = mean(correct / tokens).share()
         # NumPy's sums, whose last bit does not depend on threads.
         means = (of["error"].to_numpy().mean(), (1 / candidates).mean())
         numbers = (*(bound[column] for column in (0, 1) for bound in shares), *means)
         counts = (len(of), int(tokens.sum()))
         shares_of_images = (correct[:, 0] / tokens[:, 0]).tolist()
         rows.append((position, "score", *counts, *map(float, numbers), shares_of_images))
-    summary = pl.DataFrame(rows, schema=_SUMMARY, orient="row")
+    summary = pl.DataFrame(rows, schema=_SUMMARY, orient="row").with_columns(
+        pl.col(pl.Float64).fill_nan(None)
+    )
     return pl.concat([summary, maps.drop(_COUNTS)], how="diagonal").select(*_TABLE)
 
 
 def relate(table: pl.DataFrame, parameters: Mapping[str, Parameters]) -> pl.DataFrame:
-    """Compare every view with the undegraded one of the same experiment.
+    """Compare positions with each other, and every view with the undegraded one.
 
     Parameters
     ----------
     table
-        Summaries of all measurements, with what they were measured under.
+        Summaries of all measurements of an experiment, with what they were measured under.
     parameters
         Settings of each task.
 
     Returns
     -------
-    The table with ``change``, the accuracy relative to that of the view from which a degradation
-    starts (:func:`reprscope.degradations.start_of`), minus 1, ``change_low`` and ``change_high``,
-    its 95 % bootstrap interval: images are resampled together with their undegraded selves. Null
-    without such a view, and in blocks that are not above chance there. Without ``shares``.
+    The table without ``shares``, and with these columns, null elsewhere.
+
+    ``apart_p``: for the highest and the lowest accuracy of a measurement, whether it differs from
+    that of every other position (:func:`reprscope.tasks._changes.apart`).
+
+    ``change``: the accuracy relative to that of the view from which a degradation starts, minus 1,
+    on the same images; ``change_low``, ``change_high``, its 95 % interval over images;
+    ``change_apart_p`` (see :func:`reprscope.tasks._changes.with_changes`). Null without such a
+    view, and at positions that are not above chance there.
     """
+    del parameters
     scores = table.filter(pl.col("kind") == "score")
-
-    def sampling(row: Mapping[str, Any]) -> tuple[int, int]:
-        chosen = parameters[row["task"]]
-        return chosen.bootstrap, item_seed(_KIND, chosen.seed)
-
+    keys = [key for key in KEYS if key in table.columns]
+    parts = [scores.select(keys).clear().with_columns(apart_p=pl.lit(None, pl.Float64()))]
+    for rows in scores.partition_by([key for key in keys if key != "position"]):
+        shares = np.array(rows["shares"].to_list()).T
+        p = apart(rows["accuracy"].to_numpy(), shares, mean)
+        parts.append(rows.select(keys).with_columns(apart_p=pl.Series(p, nan_to_null=True)))
+    found = pl.concat(parts).with_columns(kind=pl.lit("score"))
     return with_changes(
-        table,
+        table.join(found, on=[*keys, "kind"], how="left", maintain_order="left"),
         scores,
         scores.filter(pl.col("low") > pl.col("chance")),
         values="shares",
         alike="images",
         further=("kind",),
-        sampling=sampling,
+        mean=lambda _, values: mean(values),
     ).drop("shares")
 
 
 def findings(table: pl.DataFrame) -> Findings:
     """Which block finds its tokens again, and which loses most, in the strongest of each view.
 
-    Of the steps of one degradation (see :mod:`reprscope.degradations`) the last is told.
+    Of the steps of one degradation (see :mod:`reprscope.degradations`) the last is told. A position
+    is said to be best, or to lose most or least, only if it differs from every other one after
+    Holm's correction for all that is claimed here.
     """
     scores = table.filter(pl.col("kind") == "score")
     keys = [key for key in KEYS if key in scores.columns and key != "view"]
     views = scores["view"].unique(maintain_order=True).to_list()
     start = starts(views)
     last = scores.filter(pl.col("view").is_in(last_steps(views)))
-    sentences = []
-    kept = []
     groups = [key for key in ("view", *keys) if key != "position"]
     parts = last.partition_by(groups, maintain_order=True)
     # What a degradation did is said first, and how it was without one after that.
-    for rows in sorted(parts, key=lambda rows: rows["view"][0] == start[rows["view"][0]]):
-        name, view = rows["model"][0], rows["view"][0]
-        best = rows.sort("accuracy", descending=True, maintain_order=True).row(0, named=True)
-        share = interval(best["accuracy"], best["low"], best["high"])
-        sentence = (
-            f"{name}, {view}: {block_label(best['position'])} finds most tokens again, {share} of "
-            f"{best['tokens']} in {best['images']} images (chance {100 * best['chance']:.2g} %)"
-        )
-        lost = losses(rows, "accuracy")
-        sentences.append(f"{sentence}; {lost}." if lost else f"{sentence}.")
-        kept.append(rows)
-    columns = ["accuracy", "low", "high", "change", "change_low", "change_high"]
-    columns += ["within_one", "error", "chance"]
-    shown = pl.concat(kept) if kept else last
+    parts.sort(key=lambda rows: rows["view"][0] == start[rows["view"][0]])
+    best = [
+        rows.sort("accuracy", descending=True, maintain_order=True).row(0, named=True)
+        for rows in parts
+    ]
+    lost = [losses(rows) for rows in parts]
+    claims = [
+        [row["apart_p"], *(one.claims() if one else ())]
+        for row, one in zip(best, lost, strict=True)
+    ]
+    hold = iter(holding([p for part in claims for p in part]))
+    sentences = []
+    for rows, row, one in zip(parts, best, lost, strict=True):
+        text = f"{row['model']}, {row['view']}: {_found(row, len(rows), firm=next(hold))}"
+        if one:
+            text += f"; {one.told('accuracy', 'images', [next(hold), next(hold)])}"
+        sentences.append(f"{text}.")
+    columns = ["accuracy", "low", "high", *CHANGE, "within_one", "error", "chance"]
+    shown = pl.concat(parts) if parts else last
     return Findings(sentences, shown.select("view", *keys, "images", "tokens", *columns))
+
+
+def _found(best: Mapping[str, Any], tried: int, *, firm: bool) -> str:
+    """What the best of a measurement's positions finds, in words."""
+    name = block_label(best["position"])
+    share = interval(best["accuracy"], best["low"], best["high"])
+    items = f"of {best['tokens']} tokens again in {best['images']} images"
+    chance = f"chance {100 * best['chance']:.2g} %"
+    if firm:
+        return f"{name} finds most of {tried}, {share} {items} ({chance})"
+    among = f"the highest of {tried} on these images, " if tried > 1 else ""
+    return f"{name} finds {share} {items} ({among}{chance})"
