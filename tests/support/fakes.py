@@ -19,6 +19,7 @@ class FakeRepresentations:
     origin: str = "0123456789abcdef"
     view: dict[str, Any] = field(default_factory=lambda: {"fit": "keep"})
     resolution: int = 0
+    offsets: dict[str, tuple[float, float]] = field(default_factory=dict)
 
     @property
     def positions(self) -> list[str]:
@@ -27,6 +28,9 @@ class FakeRepresentations:
     @property
     def image_ids(self) -> list[str]:
         return list(next(iter(self.grids.values())))
+
+    def offset(self, position: str) -> tuple[float, float]:
+        return self.offsets.get(position, (0.0, 0.0))
 
     def tokens(self, position: str, image_id: str) -> np.ndarray:
         self.reads.append((position, image_id))

@@ -5,6 +5,10 @@ The one convention, used everywhere: x points right, y points down, pixel ``i`` 
 ``s = width / w`` pixels; token ``i`` covers ``[i s, (i + 1) s)`` and its centre lies at
 ``(i + 0.5) s``. Published code differs by half a token or truncates to integers, which moves
 PCK by several points; nothing here rounds before the very end.
+
+What a token tells of may lie beside its square: strided convolutions shift it. Such an offset
+``o``, in tokens to the right and down, puts the centre at ``(i + 0.5 + o) s``; see
+:func:`reprscope.models.offsets.unet_offsets`.
 """
 
 from __future__ import annotations
@@ -55,7 +59,13 @@ Size = tuple[int, int] | tuple[Ints, Ints]
 """Of one image, or (...) of the image of every point."""
 
 
-def token_index(xy: Floats, pixels: Size, grid: Size) -> tuple[Ints, Ints]:
+Offset = tuple[float, float]
+"""Of a layer's tokens, x and y, in tokens: to the right and down."""
+
+
+def token_index(
+    xy: Floats, pixels: Size, grid: Size, offset: Offset = (0.0, 0.0)
+) -> tuple[Ints, Ints]:
     """Token that covers each point.
 
     Parameters
@@ -66,23 +76,27 @@ def token_index(xy: Floats, pixels: Size, grid: Size) -> tuple[Ints, Ints]:
         Size of the encoded image in pixels.
     grid : (h, w)
         Token grid of the representation.
+    offset : (x, y)
+        By how much the tokens lie beside their squares, in tokens.
 
     Returns
     -------
     row, col : integer arrays, (...)
-        ``floor(x / s)``, clamped to the grid, so that a point on the far border (or beyond it)
-        belongs to the last token.
+        ``floor(x / s - offset)``, clamped to the grid, so that a point on the far border (or
+        beyond it) belongs to the last token.
     """
     xy = np.asarray(xy, float)
     height, width = grid
-    col = np.floor(xy[..., 0] * (width / pixels[0])).astype(np.int64)
-    row = np.floor(xy[..., 1] * (height / pixels[1])).astype(np.int64)
+    col = np.floor(xy[..., 0] * (width / pixels[0]) - offset[0]).astype(np.int64)
+    row = np.floor(xy[..., 1] * (height / pixels[1]) - offset[1]).astype(np.int64)
     return np.clip(row, 0, height - 1), np.clip(col, 0, width - 1)
 
 
-def token_centre(row: Ints, col: Ints, pixels: Size, grid: Size) -> Floats:
-    """Centre of tokens in the encoded image's pixels: ``(i + 0.5) s``; shape (..., 2)."""
+def token_centre(
+    row: Ints, col: Ints, pixels: Size, grid: Size, offset: Offset = (0.0, 0.0)
+) -> Floats:
+    """Centre of tokens in the encoded image's pixels: ``(i + 0.5 + offset) s``; shape (..., 2)."""
     height, width = grid
-    x = (np.asarray(col, float) + 0.5) * (pixels[0] / width)
-    y = (np.asarray(row, float) + 0.5) * (pixels[1] / height)
+    x = (np.asarray(col, float) + 0.5 + offset[0]) * (pixels[0] / width)
+    y = (np.asarray(row, float) + 0.5 + offset[1]) * (pixels[1] / height)
     return np.stack([x, y], axis=-1)

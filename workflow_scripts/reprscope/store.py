@@ -29,7 +29,7 @@ import h5py
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from reprscope.coordinates import Affine
+from reprscope.coordinates import Affine, Offset
 from reprscope.errors import UserError
 from reprscope.files import atomic
 from reprscope.provenance import digest
@@ -37,7 +37,7 @@ from reprscope.provenance import digest
 Form = Literal["tokens", "mean"]
 FLOAT16_MAX = 65504.0
 _COMPUTE = ("diffusers", "torch", "transformers")
-_STORAGE = ("code", "positions", "shard", "store", "viewed")
+_STORAGE = ("code", "offsets", "positions", "shard", "store", "viewed")
 MARGIN = 1 << 18
 """Bytes that HDF5 may need beside the tables themselves, for indices and on closing."""
 
@@ -277,6 +277,14 @@ class Representations:
         made["versions"] = {name: versions.get(name) for name in _COMPUTE}
         made["device"] = str(made.get("device")).partition(":")[0]
         return digest({key: made[key] for key in made if key not in _STORAGE})
+
+    def offset(self, position: str) -> Offset:
+        """How far a position's tokens lie beside their squares, x and y in tokens.
+
+        See :mod:`reprscope.models.offsets`; it was found when they were extracted.
+        """
+        x, y = self.provenance["offsets"][position]
+        return float(x), float(y)
 
     def tokens(self, position: str, image_id: str) -> NDArray[np.float32]:
         """Token grid of one image, (h, w, channels), float32."""
