@@ -30,8 +30,10 @@ TOKENIZER = Path(__file__).parents[2] / "resources" / "models" / "nano-sd" / "to
 T5_WIDTH = 48
 
 
-def sd3(folder: Path, *, medium35: bool = False, t5: bool = True, layers: int = 3) -> Path:
-    """Save a pipeline like SD-3-medium, or like SD-3.5-medium, to ``folder``."""
+def sd3(
+    folder: Path, *, medium35: bool = False, t5: bool = True, layers: int = 3, side: int = 24
+) -> Path:
+    """Save a pipeline like SD-3-medium, or like SD-3.5-medium, that knows ``side`` x ``side``."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(3)
         transformer = SD3Transformer2DModel(
@@ -42,7 +44,7 @@ def sd3(folder: Path, *, medium35: bool = False, t5: bool = True, layers: int = 
             joint_attention_dim=T5_WIDTH,
             caption_projection_dim=16,
             pooled_projection_dim=24 + 24,
-            pos_embed_max_size=24,
+            pos_embed_max_size=side,
             dual_attention_layers=(0, 1) if medium35 else (),
             qk_norm="rms_norm" if medium35 else None,
         )

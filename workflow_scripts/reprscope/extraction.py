@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from reprscope.coordinates import Affine
 from reprscope.diffusion import noise, shared_maps
 from reprscope.memory import BatchSize
-from reprscope.models.denoiser import Denoiser, modules
+from reprscope.models.denoiser import Denoiser, Passed, modules
 from reprscope.prompts import Prompts
 from reprscope.protocol import Protocol
 from reprscope.seeds import item_seed
@@ -54,15 +54,37 @@ class Capture:
         self._denoiser = denoiser
         self._wanted = len(positions)
         self._found: dict[str, torch.Tensor] = {}
-        self._grid = (0, 0)
+        self._passed = Passed((0, 0), None, 0)
+        self._features: dict[str, tuple[int, int]] = {}
+        found = modules(denoiser, positions)
         self._handles = [
-            module.register_forward_hook(self._hook(position))
-            for position, module in modules(denoiser, positions).items()
+            module.register_forward_hook(self._hook(position)) for position, module in found.items()
+        ]
+        around = {path for position in positions for path in _around(position)}
+        self._handles += [
+            denoiser.module.get_submodule(path).register_forward_pre_hook(
+                self._note(path), with_kwargs=True
+            )
+            for path in sorted(around)
         ]
 
+    def _note(self, path: str) -> Callable[[torch.nn.Module, Any, Any], None]:
+        """Note the grid of the feature map that goes into a module, if it is given one."""
+
+        def note(module: torch.nn.Module, arguments: Any, named: Mapping[str, Any]) -> None:
+            given = arguments[0] if arguments else named.get("hidden_states")
+            if isinstance(given, torch.Tensor) and given.ndim == 4:
+                self._features[path] = (given.shape[2], given.shape[3])
+
+        return note
+
     def _hook(self, position: str) -> Callable[[torch.nn.Module, Any, Any], None]:
+        around = _around(position)
+
         def keep(module: torch.nn.Module, arguments: Any, output: Any) -> None:
-            tokens = self._denoiser.tokens(position, output, self._grid)
+            near = (self._features[path] for path in around if path in self._features)
+            passed = self._passed._replace(features=next(near, None))
+            tokens = self._denoiser.tokens(position, output, passed)
             # A copy: later modules may write into their input.
             self._found[position] = tokens.detach().clone(memory_format=torch.contiguous_format)
             if len(self._found) == self._wanted:
@@ -82,8 +104,9 @@ class Capture:
         timestep : int
         prompt : mapping of tensors, (batch, ...)
         """
-        self._found = {}
-        self._grid = (latents.shape[2], latents.shape[3])
+        self._found, self._features = {}, {}
+        text = prompt["embedding"].shape[1]
+        self._passed = Passed((latents.shape[2], latents.shape[3]), None, text)
         with contextlib.suppress(_Complete):
             self._denoiser(latents, timestep, prompt)
         return self._found
@@ -94,6 +117,12 @@ class Capture:
     def __exit__(self, *failure: object) -> None:
         for handle in self._handles:
             handle.remove()
+
+
+def _around(position: str) -> list[str]:
+    """Paths of a module and of those around it, from within; the denoiser's own is left out."""
+    names = position.split(".")
+    return [".".join(names[:count]) for count in range(len(names), 0, -1)]
 
 
 @dataclass(frozen=True)

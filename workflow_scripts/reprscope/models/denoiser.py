@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,29 @@ if TYPE_CHECKING:
     import torch
 
     import reprscope.protocol
+
+
+Grid = tuple[int, int]
+"""Rows and columns."""
+
+
+class Passed(NamedTuple):
+    """What a pass has shown of the grid on which a module's tokens lie.
+
+    Attributes
+    ----------
+    latents : (h, w)
+        Grid of the latents.
+    features : (h, w) or None
+        Grid of the feature map (batch, channels, h, w) that went into the module, or else into the
+        nearest module around it that is given one; None if all are given sequences.
+    text : int
+        Tokens of the text embedding.
+    """
+
+    latents: Grid
+    features: Grid | None
+    text: int
 
 
 class Denoiser(Protocol):
@@ -39,10 +62,13 @@ class Denoiser(Protocol):
         width and height of the encoded images, for a family that is conditioned on them.
         """
 
-    def tokens(self, position: str, output: Any, grid: tuple[int, int]) -> torch.Tensor:
+    def tokens(self, position: str, output: Any, passed: Passed) -> torch.Tensor:
         """Token grid (batch, h, w, channels) of what the module at a position puts out.
 
-        ``grid`` is (h, w) of the latents.
+        Raises
+        ------
+        UserError
+            If the output has not as many tokens as the grid.
         """
 
 
@@ -124,6 +150,23 @@ def families() -> list[str]:
     """Names of the families: the modules beside this one that name their ``COMPONENT``."""
     modules = sorted(Path(__file__).parent.glob("*.py"))
     return [path.stem for path in modules if "\nCOMPONENT = " in path.read_text(encoding="utf-8")]
+
+
+def to_grid(position: str, stream: torch.Tensor, grid: Grid) -> torch.Tensor:
+    """Token grid (batch, h, w, channels) of a sequence (batch, h * w, channels), row by row.
+
+    Raises
+    ------
+    UserError
+        If the sequence is not as long as the grid has places.
+    """
+    height, width = grid
+    if stream.ndim != 3 or stream.shape[1] != height * width:
+        raise UserError(
+            f"Position {position} puts out {tuple(stream.shape)[1:]}, which is no grid of {height} "
+            f"x {width} tokens: name a position whose output has a token for each place."
+        )
+    return stream.reshape(len(stream), height, width, stream.shape[2])
 
 
 def modules(denoiser: Denoiser, positions: Sequence[str]) -> dict[str, torch.nn.Module]:

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from reprscope.models.denoiser import Passed, to_grid
 from reprscope.models.flow import FlowSchedule, read_schedule
 from reprscope.models.parts import write_untrained
 from reprscope.models.transformer import (
@@ -18,7 +19,6 @@ from reprscope.models.transformer import (
     image_stream,
     load_module,
     refuse_upcast,
-    to_grid,
 )
 from reprscope.protocol import Protocol
 
@@ -105,17 +105,18 @@ class Flux(Transformer):
         prediction: torch.Tensor = predicted[0]
         return prediction
 
-    def tokens(self, position: str, output: Any, grid: tuple[int, int]) -> torch.Tensor:
+    def tokens(self, position: str, output: Any, passed: Passed) -> torch.Tensor:
         """Token grid (batch, h, w, channels) of the image stream of a module's output.
 
-        ``grid`` is (h, w) of the latents, which are packed 2 x 2 to tokens.
+        The latents are packed 2 x 2 to tokens.
         """
-        height, width = self.grid(grid)
+        height, width = self.grid(passed.latents)
         stream = image_stream(position, output, IMAGE_ENTRIES)
-        if position.startswith("single_transformer_blocks"):
-            # One stream of text and image, except where the block has already cut the text off.
-            stream = stream[:, -height * width :]
-        return to_grid(stream, (height, width))
+        single = position.startswith("single_transformer_blocks")
+        # One stream of text and image, except where the block has already cut the text off.
+        if single and stream.shape[1] == passed.text + height * width:
+            stream = stream[:, passed.text :]
+        return to_grid(position, stream, (height, width))
 
 
 def pack(latents: torch.Tensor) -> torch.Tensor:

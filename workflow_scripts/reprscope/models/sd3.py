@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from reprscope.models.denoiser import Passed, to_grid
 from reprscope.models.flow import FlowSchedule, read_schedule
 from reprscope.models.parts import write_untrained
 from reprscope.models.transformer import (
@@ -18,7 +19,6 @@ from reprscope.models.transformer import (
     image_stream,
     load_module,
     refuse_upcast,
-    to_grid,
 )
 from reprscope.protocol import Protocol
 
@@ -82,12 +82,13 @@ class SD3(Transformer):
         prediction: torch.Tensor = predicted[0]
         return prediction
 
-    def tokens(self, position: str, output: Any, grid: tuple[int, int]) -> torch.Tensor:
+    def tokens(self, position: str, output: Any, passed: Passed) -> torch.Tensor:
         """Token grid (batch, h, w, channels) of the image stream of a module's output.
 
-        ``grid`` is (h, w) of the latents, which the module itself divides into tokens.
+        The module itself divides the latents into tokens, of ``patch`` x ``patch``.
         """
-        return to_grid(image_stream(position, output, IMAGE_ENTRIES), self.grid(grid))
+        stream = image_stream(position, output, IMAGE_ENTRIES)
+        return to_grid(position, stream, self.grid(passed.latents))
 
 
 def encode_prompts(

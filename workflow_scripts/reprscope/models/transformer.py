@@ -112,11 +112,6 @@ def image_stream(position: str, output: Any, entries: Mapping[str, int]) -> torc
     return stream
 
 
-def to_grid(stream: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
-    """Token grid (batch, h, w, channels) of image tokens (batch, h * w, channels), row by row."""
-    return stream.reshape(len(stream), *grid, stream.shape[2])
-
-
 def refuse_upcast(upcast_attention: bool) -> None:
     """Refuse to compute attention alone in float32, which is for U-Nets."""
     if upcast_attention:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from reprscope.diffusion import alphas_cumprod
 from reprscope.errors import UserError
+from reprscope.models.denoiser import Passed, to_grid
 from reprscope.models.parts import load_part, write_untrained
 from reprscope.protocol import Protocol
 
@@ -110,7 +111,7 @@ class UNet:
         return prediction
 
     @staticmethod
-    def tokens(position: str, output: Any, grid: tuple[int, int]) -> torch.Tensor:
+    def tokens(position: str, output: Any, passed: Passed) -> torch.Tensor:
         """Token grid (batch, h, w, channels) of a module's output.
 
         Parameters
@@ -119,16 +120,18 @@ class UNet:
         output
             A tensor, or a tuple whose first entry is the tensor (blocks return their residuals
             too). Feature maps are (batch, channels, h, w); layers inside a transformer block give
-            (batch, h * w, channels).
-        grid : (h, w)
-            Grid of the latents, from which the token grid of a sequence follows.
+            (batch, h * w, channels), on the grid of the feature map that went into the whole.
+        passed : Passed
+
+        Raises
+        ------
+        UserError
+            If the output has not as many tokens as that feature map.
         """
         tensor: torch.Tensor = output[0] if isinstance(output, tuple) else output
         if tensor.ndim == 4:
             return tensor.permute(0, 2, 3, 1)
-        factor = round((grid[0] * grid[1] / tensor.shape[1]) ** 0.5)
-        height, width = -(-grid[0] // factor), -(-grid[1] // factor)
-        return tensor.reshape(len(tensor), height, width, -1)
+        return to_grid(position, tensor, passed.features or passed.latents)
 
 
 def encode_prompts(
