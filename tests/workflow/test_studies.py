@@ -96,7 +96,7 @@ THESIS = {
     + 2
     # Errors by position and section 4.3; figures 19 to 25 and 38; 26; 39 and 40.
     + sum((4, 4 + 2))
-    + sum((2, 3, 3, 2, 2, 2, 2, 2, 3))
+    + sum((2, 3, 3, 2, 2, 2, 3, 2, 3))
     + sum((3, 2, 1, 1))
     + sum((3, 2))
     # Dense correspondence.

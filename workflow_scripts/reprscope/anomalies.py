@@ -9,6 +9,13 @@ A patch is one token of the grid on which it was found. On the grid of another l
 same area of the image: token i of n covers [i / n, (i + 1) / n), and what a patch covers in part
 counts in part.
 
+The rule is not calibrated. On maps with planted anomalies of the published norms it finds 77 % of
+them for SD-1.5, 58 % for SD-2.1 and 94 % for SD-Turbo, and an object of 3 x 3 tokens of 1.9 times
+the norm in an even map is always called one. So the share of anomalous tokens is a curve over
+thresholds (:func:`standing_out`) beside that of tokens as far below the median, and does not
+compare between models; where a file of labels is given, the rule's agreement with it is measured
+(:func:`agreement`).
+
 Labels are not portable. Two sets by one author for the same model, seed and images have 46 of 141
 patches in common; a file of labels therefore names the representations that it was made on, and is
 refused on others.
@@ -26,9 +33,10 @@ import polars as pl
 from reprscope.errors import UserError
 from reprscope.models.positions import spell
 from reprscope.parameters import check_whole
+from reprscope.statistics import Interval, mean, ratio
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from numpy.typing import NDArray
 
@@ -48,6 +56,11 @@ PATCHES: Final = {
 
 LABELS: Final = ("image_id", "x", "y", "grid", "provenance")
 """Columns of a file of labels; ``grid`` is width x height, such as ``16x16``."""
+
+OUTCOMES: Final = ("true_positives", "false_positives", "false_negatives", "true_negatives")
+"""What a token is, by whether it is found and whether it is an anomaly."""
+
+AGREEMENT: Final = ("precision", "recall", "IoU", "kappa")
 
 _GAUSSIAN: Final = 1.4826
 """Standard deviation of a normal distribution in units of its median absolute deviation."""
@@ -137,6 +150,93 @@ def anomalous(norms: NDArray[Any], *, threshold: float, ratio: float) -> NDArray
     """
     high = norms >= ratio * np.median(norms)
     return np.asarray(high & (norms > 0) & (scores(norms) >= threshold))
+
+
+def standing_out(
+    norms: NDArray[Any], thresholds: Sequence[float], *, ratio: float
+) -> NDArray[np.int64]:
+    """Numbers of tokens of one map that stand out upwards and downwards, over thresholds.
+
+    Downwards counts what the rule would find in the map of the inverse norms. Where logarithms of
+    norms scatter alike about their median in both directions, as those of noise do, either is as
+    likely to be the larger.
+
+    Parameters
+    ----------
+    norms
+        (h, w), not negative.
+    thresholds, ratio
+        As for :func:`anomalous`.
+
+    Returns
+    -------
+    (2, thresholds): above and below.
+    """
+    size, score = norms / np.median(norms) if np.median(norms) > 0 else norms * 0, scores(norms)
+    levels = np.asarray(thresholds, dtype=np.float64)[:, None, None]
+    above = (size >= ratio) & (norms > 0) & (score >= levels)
+    below = (size <= 1 / ratio) & (norms > 0) & (score <= -levels)
+    return np.asarray(np.stack([above, below]).sum(axis=(2, 3)), dtype=np.int64)
+
+
+def outcomes(found: NDArray[np.bool_], actual: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Number of tokens of each of :data:`OUTCOMES`: (4, ...) of (..., h, w) found and (h, w)."""
+    parts = (found & actual, found & ~actual, ~found & actual, ~found & ~actual)
+    return np.asarray(np.stack([part.sum(axis=(-2, -1)) for part in parts]), dtype=np.int64)
+
+
+def shares(numerator: NDArray[Any], denominator: NDArray[Any]) -> Interval:
+    """Shares of two sums over images, column by column, over the images that have a part in them.
+
+    Parameters
+    ----------
+    numerator, denominator
+        (images, columns); images whose denominator is 0 say nothing of a column.
+
+    Returns
+    -------
+    Interval of (columns,), NaN where no image has a part.
+    """
+    columns = []
+    for top, bottom in zip(np.asarray(numerator).T, np.asarray(denominator).T, strict=True):
+        used = bottom > 0
+        none = Interval(*np.full((3, 1), np.nan))
+        columns.append(ratio(top[used, None], bottom[used]).share() if used.any() else none)
+    return Interval(*(np.concatenate(bounds) for bounds in zip(*columns, strict=True)))
+
+
+def agreement(counts: NDArray[Any]) -> Interval:
+    """Precision, recall, IoU and Cohen's kappa of found and actual anomalies, over images.
+
+    Parameters
+    ----------
+    counts
+        (images, 4) tokens of each of :data:`OUTCOMES`.
+
+    Returns
+    -------
+    Interval of (4,), see :data:`AGREEMENT`. Kappa's is a t interval by the delta method.
+    """
+    values = np.asarray(counts, dtype=np.float64)
+    hit, wrong, missed, _ = values.T
+    found = shares(
+        np.stack([hit, hit, hit], axis=1),
+        np.stack([hit + wrong, hit + missed, hit + wrong + missed], axis=1),
+    )
+    a, b, c, d = values.sum(axis=0)
+    expected = (a + b) * (b + d) + (a + c) * (c + d)
+    if expected == 0:
+        kappa = Interval(*np.full((3, 1), np.nan))
+    else:
+        value = 2 * (a * d - b * c) / expected
+        slope = np.array(
+            [b + c + 2 * d, a + 2 * b + d, a + 2 * c + d, 2 * a + b + c]
+        )  # of expected, by each count
+        slope = (2 * np.array([d, -c, -b, a]) - value * slope) / expected
+        # Kappa does not change where all counts double, so that these sum to 0.
+        residual = mean(len(values) * (values @ slope)[:, None])
+        kappa = residual._replace(value=np.array([value])).interval()
+    return Interval(*(np.concatenate(both) for both in zip(found, kappa, strict=True)))
 
 
 def norm_map(tokens: NDArray[Any]) -> Float:

@@ -4,8 +4,9 @@ Thesis, figure 23: the mean of the anomalous tokens of one dataset finds those o
 anomalies have a direction in common beside their high norm. A token counts as found if its
 similarity to the prototype reaches a threshold; what is to be found are the tokens of the patches
 of :mod:`reprscope.anomalies`. The published figure shows counts over thresholds, without saying
-which threshold one would take; here it is the one of the highest F1 on validation images, and the
-scores are those on test images.
+which threshold one would take; here it is the one of the highest F1 on validation images, and so is
+the position, and the scores are those on test images. Without enough validation images nothing is
+chosen, and the report describes.
 """
 
 from __future__ import annotations
@@ -18,13 +19,11 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import polars as pl
 
-from reprscope.anomalies import Detection, covered, find, patch_means
+from reprscope.anomalies import OUTCOMES, Detection, covered, find, outcomes, patch_means, shares
 from reprscope.errors import UserError
-from reprscope.findings import CONDITION, Findings, interval, where
-from reprscope.metrics import ratios
-from reprscope.parameters import check_whole
-from reprscope.seeds import item_seed
+from reprscope.findings import CONDITION, Findings, best, interval, superlative, told_apart
 from reprscope.similarity import cosine
+from reprscope.statistics import FEWEST_TO_CHOOSE
 from reprscope.tasks._pictures import finite_tokens, frame
 
 if TYPE_CHECKING:
@@ -39,7 +38,7 @@ PROTOCOL: Final[frozenset[str]] = frozenset()
 
 COMPANION: Final = "prototype"
 SCORES: Final = ("precision", "recall", "F1")
-COUNTS: Final = ("true_positives", "false_positives", "false_negatives")
+COUNTS: Final = OUTCOMES[:3]
 
 _SCHEMA: Final = {
     "position": pl.String,
@@ -67,17 +66,11 @@ class Parameters(Detection):
         File of labels of these, as ``labels`` is of the searched ones.
     thresholds
         Cosine similarities from which a token is found.
-    bootstrap
-        Number of resamples of the images for the 95 % intervals.
-    seed
-        Seed of the resamples.
     """
 
     prototype: Mapping[str, Any] = field(default_factory=dict)
     prototype_labels: str | None = None
     thresholds: tuple[float, ...] = tuple(round(0.7 + 0.02 * step, 2) for step in range(15))
-    bootstrap: int = 1000
-    seed: int = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -89,7 +82,6 @@ class Parameters(Detection):
                 f"thresholds is {list(self.thresholds)}; "
                 "list at least one number from -1 to 1, and each only once."
             )
-        check_whole(self, "bootstrap")
         if "dataset" not in self.prototype and (self.prototype or self.prototype_labels):
             raise UserError(
                 "prototype has no dataset; write `prototype: {dataset: NAME}`, or leave it and "
@@ -208,12 +200,11 @@ def _counts(
     else:
         similarity = cosine(prototype[None], tokens.reshape(-1, tokens.shape[-1]))
         found = similarity.reshape(actual.shape) >= np.array(thresholds)[:, None, None]
-    counts = [(found & actual), (found & ~actual), (~found & actual)]
-    return np.array([count.sum(axis=(1, 2)) for count in counts])
+    return outcomes(found, actual)[: len(COUNTS)]
 
 
 def summarise(measurements: pl.DataFrame, parameters: Parameters) -> pl.DataFrame:
-    """Precision, recall and F1 over thresholds, with 95 % bootstrap intervals over images.
+    """Precision, recall and F1 over thresholds, with 95 % intervals over images.
 
     Parameters
     ----------
@@ -226,8 +217,10 @@ def summarise(measurements: pl.DataFrame, parameters: Parameters) -> pl.DataFram
     -------
     ``position``, ``split``, ``threshold``, ``score`` (``precision``, ``recall``, ``F1``),
     ``value`` (null where nothing was found, or is to be found), ``low``, ``high``, ``chosen``
-    (whether the threshold has the highest F1 on validation images, or on training images without
-    any), ``images``, ``tokens`` (to be found), ``patches`` (of which the prototype is the mean).
+    (whether the threshold has the highest F1 on validation images, the lowest of equals; false
+    everywhere with fewer than :data:`~reprscope.statistics.FEWEST_TO_CHOOSE` of them), the counts
+    ``true_positives``, ``false_positives``, ``false_negatives`` (alike beside each score),
+    ``images``, ``tokens`` (to be found), ``patches`` (of which the prototype is the mean).
     """
     positions = measurements["position"].unique(maintain_order=True).to_list()
     frames = []
@@ -235,38 +228,43 @@ def summarise(measurements: pl.DataFrame, parameters: Parameters) -> pl.DataFram
         for position in positions:
             rows = measurements.filter(split=split, position=position).sort("image_id", "threshold")
             if len(rows):
-                frames.append(_scores(rows, parameters, split))
+                frames.append(_scores(rows, split))
     table = pl.concat(frames)
-    splits = table["split"].unique()
-    judge = next((s for s in ("validation", "train") if s in splits), "")
-    best = (
-        table.filter((pl.col("split") == judge) & (pl.col("score") == "F1"))
+    judged = (
+        (pl.col("split") == "validation")
+        & (pl.col("score") == "F1")
+        & (pl.col("images") >= FEWEST_TO_CHOOSE)
+    )
+    chosen = (
+        table.filter(judged)
         .drop_nulls("value")
-        .sort("value", descending=True, maintain_order=True)
+        .sort(-pl.col("value"), "threshold", maintain_order=True)
         .unique("position", keep="first", maintain_order=True)
         .select("position", "threshold", chosen=True)
     )
     return (
-        table.join(best, on=["position", "threshold"], how="left", maintain_order="left")
+        table.join(chosen, on=["position", "threshold"], how="left", maintain_order="left")
         .with_columns(pl.col("chosen").fill_null(value=False))
         .select(*table.columns[:7], "chosen", *table.columns[7:])
     )
 
 
-def _scores(rows: pl.DataFrame, parameters: Parameters, split: str) -> pl.DataFrame:
+def _scores(rows: pl.DataFrame, split: str) -> pl.DataFrame:
     """Scores of one position and split; rows sorted by image and threshold."""
     thresholds = rows["threshold"].unique().sort()
     images = len(rows) // len(thresholds)
     hit, wrong, missed = (
         rows[name].to_numpy().reshape(images, -1).astype(np.float64) for name in COUNTS
     )
-    bounds = ratios(
+    bounds = shares(
         np.concatenate([hit, hit, 2 * hit], axis=1),
         np.concatenate([hit + wrong, hit + missed, 2 * hit + wrong + missed], axis=1),
-        replicates=parameters.bootstrap,
-        seed=item_seed("prototype_search", parameters.seed, split),
     )
     size = len(SCORES) * len(thresholds)
+    totals = {
+        name: pl.Series(np.tile(part.sum(axis=0), len(SCORES)).astype(np.int64))
+        for name, part in zip(COUNTS, (hit, wrong, missed), strict=True)
+    }
     return pl.DataFrame(
         {
             "position": rows["position"][0],
@@ -276,6 +274,7 @@ def _scores(rows: pl.DataFrame, parameters: Parameters, split: str) -> pl.DataFr
             "value": bounds.value,
             "low": bounds.low,
             "high": bounds.high,
+            **totals,
             "images": pl.Series([images] * size, dtype=pl.Int32),
             "tokens": pl.Series([int((hit + missed)[:, 0].sum())] * size, dtype=pl.Int32),
             "patches": pl.Series([rows["patches"][0]] * size, dtype=pl.Int32),
@@ -284,39 +283,60 @@ def _scores(rows: pl.DataFrame, parameters: Parameters, split: str) -> pl.DataFr
 
 
 def findings(table: pl.DataFrame) -> Findings:
-    """How well the prototype of each model finds test tokens, at what threshold."""
-    keys = [c for c in ("model", *CONDITION, "timestep") if c in table.columns]
-    sentences, rows = [], []
-    for of_model in table.partition_by(keys, maintain_order=True):
-        row = of_model.row(0, named=True)
-        searched = f"{row['model']} ({row['dataset']}, {row['protocol']})"
-        chosen = of_model.filter(pl.col("chosen") & (pl.col("score") == "F1"))
-        tried = chosen.filter(pl.col("split") != "test").sort(
-            "value", descending=True, maintain_order=True
+    """How well the prototype of each model finds test tokens, where and at what threshold.
+
+    Where a threshold was chosen on validation images, positions compare at theirs, otherwise at the
+    threshold of the highest F1 on the images that are described.
+    """
+    group = [c for c in ("model", *CONDITION) if c in table.columns]
+    place = [*group, "timestep", "position"]
+    f1 = table.filter(pl.col("score") == "F1", pl.col("tokens") > 0, pl.col("patches") > 0)
+    taken = (
+        f1.drop_nulls("value")
+        .with_columns(firm_threshold=pl.col("chosen").any().over(place))
+        .filter(
+            pl.when("firm_threshold")
+            .then("chosen")
+            .otherwise(pl.col("value") == pl.col("value").max().over(*place, "split"))
         )
-        test = of_model.filter(pl.col("split") == "test")
-        wanted = max(test["tokens"].to_list(), default=0)
-        if not row["patches"] or not wanted or tried.is_empty():
-            sentences.append(
-                f"Nothing can be said of a search in {searched}: the prototype has "
-                f"{row['patches']} anomalous patches, and {wanted} anomalous tokens are to be "
-                "found."
-            )
-            continue
-        best = of_model.filter(
-            pl.col("chosen")
-            & (pl.col("split") == "test")
-            & (pl.col("position") == tried["position"][0])
-        )
-        said = [
-            f"{one['score']} {interval(one['value'], one['low'], one['high'])}"
-            for one in best.drop_nulls("value").iter_rows(named=True)
-        ]
-        rows.append(best)
+        .unique([*place, "split"], keep="first", maintain_order=True)
+    )
+    sentences = []
+    for none in table.join(taken.filter(split="test"), on=group, how="anti").partition_by(
+        group, maintain_order=True
+    ):
+        test = none.filter(split="test")
         sentences.append(
-            f"The mean of {row['patches']} anomalous patches, at a cosine from "
-            f"{tried['threshold'][0]:g} on in {where(tried['position'][0], row['timestep'])}, "
-            f"finds the {best['tokens'][0]} anomalous tokens of the test images of {searched} "
-            f"with {', '.join(said) or 'no hit'}."
+            f"Nothing can be said of a search in {none['model'][0]} on {none['dataset'][0]}: the "
+            f"prototype has {none['patches'][0]} anomalous patches, and "
+            f"{max(test['tokens'].to_list(), default=0)} anomalous tokens of test images are to be "
+            "found."
         )
-    return Findings(sentences, pl.concat(rows) if rows else table.head(0))
+    chosen = best(taken, "value")
+    said = [
+        _sentence(row, under, table.filter(*(pl.col(c) == row[c] for c in (*place, "split"))))
+        for row, under in zip(chosen.iter_rows(named=True), told_apart(chosen), strict=True)
+    ]
+    return Findings([*said, *sentences], chosen.drop("firm_threshold"))
+
+
+def _sentence(row: dict[str, Any], under: str, same: pl.DataFrame) -> str:
+    """Sentence on a row of F1, with the other scores of the same place and threshold."""
+    firm = row["firm"] and row["firm_threshold"]
+    how = "chosen with it" if firm else f"the highest of {same['threshold'].n_unique()} on them"
+    subject = (
+        f"F1 of a search of {row['model']} on {row['dataset']}{under} for {row['tokens']} "
+        f"anomalous tokens by the mean of {row['patches']} anomalous patches, from a cosine of "
+        f"{row['threshold']:g} on ({how}),"
+    )
+
+    def written(value: float, low: float | None, high: float | None) -> str:
+        return interval(value, low, high) if firm else interval(value)
+
+    others = [
+        f"{one['score']} {written(one['value'], one['low'], one['high'])}"
+        for one in same.filter(pl.col("score") != "F1", threshold=row["threshold"])
+        .drop_nulls("value")
+        .iter_rows(named=True)
+    ]
+    return f"{superlative(row, subject, 'value', form=written)}; {', '.join(others)}."
