@@ -64,7 +64,7 @@ def brute_force(hits, points, first, second, category):
         own = category == name
         images = len(set(first[own]) | set(second[own]))
         residual[own] = hits[own] - hits[own].sum() / points[own].sum() * points[own]
-        scale[own] = np.sqrt(images * (images - 1)) / (images - 2)
+        scale[own] = np.sqrt(images * (images - 1) / ((images - 2) * (images - 3)))
     residual *= scale
     total = 0.0
     for p in range(len(hits)):
@@ -108,8 +108,9 @@ def test_the_average_over_categories():
     rng = np.random.default_rng(5)
     first, second, category = pairs_of(rng)
     points = rng.integers(1, 10, size=len(first))
-    easy = {name: rng.choice([-0.15, 0.15]) for name in sorted({*first, *second})}
-    chance = 0.3 + 0.2 * category + np.array([easy[name] for name in first])
+    easy = {name: rng.choice([-0.1, 0.1]) for name in sorted({*first, *second})}
+    effect = np.array([easy[a] + easy[b] for a, b in zip(first, second, strict=True)])
+    chance = 0.3 + 0.1 * category + effect
     hits = rng.binomial(points, chance)
     found = dyadic_ratio(hits[:, None], points, first, second, stratum=category, average="strata")
     shares, errors = [], []

@@ -53,7 +53,9 @@ SIGNIFICANT: Final = 0.05
 
 Alternative = Literal["two-sided", "greater", "less"]
 
+# Smaller strata are taken together: what their residuals lose of the spread cannot be scaled back.
 _FEWEST_IN_STRATUM: Final = 3
+_FEWEST_PAIRED: Final = 5
 
 
 class Interval(NamedTuple):
@@ -195,7 +197,7 @@ def ratio(
     """
     items = len(numerator)
     units = _numbers(np.arange(items) if cluster is None else cluster)
-    group, size = _strata(stratum, [units], items)
+    group, size = _strata(stratum, [units], items, fewest=_FEWEST_IN_STRATUM)
     value, residual = _linearised(numerator, denominator, group, stratum, "items")
     scale = np.sqrt(size / np.maximum(size - 1, 1))[group]
     variance = np.square(_sums(residual * scale[:, None], units)).sum(axis=0)
@@ -217,9 +219,9 @@ def dyadic_ratio(
     With r_p = numerator_p - R denominator_p, R being the ratio of p's stratum, the variance is that
     of Aronow, Samii, Assenova (2015): the sum over images of the squared sum of r_p over all pairs
     with that image, less the sum over unordered pairs of images of the squared sum of r_p on it,
-    which the first counts twice. In a stratum of n images it is scaled by n (n - 1) / (n - 2)^2,
-    which makes it unbiased where each pairs with each and images differ. It is never taken to be
-    smaller than if pairs were independent.
+    which the first counts twice. In a stratum of n images it is scaled by
+    n (n - 1) / ((n - 2) (n - 3)), which makes it unbiased where each image is paired with each and
+    images differ. It is never taken to be smaller than if pairs were independent.
 
     Parameters
     ----------
@@ -230,7 +232,7 @@ def dyadic_ratio(
     first, second
         (pairs,) the images of each pair.
     stratum
-        (pairs,) fixed groups, such as categories; None for one. Strata of fewer than three images
+        (pairs,) fixed groups, such as categories; None for one. Strata of fewer than five images
         are treated as one.
     average : {"items", "strata"}
         One ratio over all pairs, or the mean of the ratios of the strata.
@@ -243,10 +245,10 @@ def dyadic_ratio(
     both = _numbers(np.concatenate([np.asarray(first), np.asarray(second)]))
     one, other = both[:pairs], both[pairs:]
     count = int(both.max(initial=-1)) + 1
-    group, size = _strata(stratum, [one, other], pairs)
+    group, size = _strata(stratum, [one, other], pairs, fewest=_FEWEST_PAIRED)
     value, residual = _linearised(numerator, denominator, group, stratum, average)
-    enough = np.maximum(size - 2, 1)
-    residual = residual * (np.sqrt(size * (size - 1.0)) / enough)[group][:, None]
+    lost = np.maximum(size - 2, 1) * np.maximum(size - 3, 1)
+    residual = residual * np.sqrt(size * (size - 1) / lost)[group][:, None]
     apart = one != other
     by_image = _sums(residual, one, count) + _sums(residual[apart], other[apart], count)
     dyad = _numbers(np.minimum(one, other) * count + np.maximum(one, other))
@@ -290,11 +292,13 @@ def _numbers(names: NDArray[Any]) -> Ints:
     return np.asarray(np.unique(np.asarray(names), return_inverse=True)[1], dtype=np.int64).ravel()
 
 
-def _strata(stratum: NDArray[Any] | None, units: list[Ints], items: int) -> tuple[Ints, Float]:
+def _strata(
+    stratum: NDArray[Any] | None, units: list[Ints], items: int, *, fewest: int
+) -> tuple[Ints, Float]:
     """Stratum (items,) of each item, small ones taken together, and units (strata,) of each."""
     group = np.zeros(items, dtype=np.int64) if stratum is None else _numbers(stratum)
     size = _units_of(group, units)
-    few = size < _FEWEST_IN_STRATUM
+    few = size < fewest
     if few.any() and len(size) > 1:
         # What is left alone by this has no spread of its own; it joins the largest.
         together = int(np.argmax(size)) if few.sum() == 1 else int(np.flatnonzero(few)[0])
