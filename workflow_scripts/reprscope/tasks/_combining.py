@@ -15,6 +15,7 @@ import numpy as np
 
 from reprscope.similarity import normalise
 from reprscope.tasks._matching import Frames, Maps, Queries, to_float32
+from reprscope.tasks._readout import Blend, expected_place, middles
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -62,17 +63,15 @@ def sampling(places: Floats, tokens: int, size: float, *, nearest: bool) -> Samp
     nearest
         Take the nearest token in place of interpolating.
     """
-    # Rounding must not turn a place at a centre into a mixture.
-    at = np.round(np.clip(places - 0.5, 0, tokens - 1), 9)
-    low = np.minimum(np.floor(at).astype(np.int64), max(tokens - 2, 0))
-    weights = np.zeros((len(at), tokens), dtype=np.float32)
-    rows = np.arange(len(at))
+    blend = Blend.at(places, tokens)
+    weights = np.zeros((len(places), tokens), dtype=np.float32)
+    rows = np.arange(len(places))
     closest = np.clip(np.floor(places).astype(np.int64), 0, tokens - 1)
     if nearest or tokens == 1:
         weights[rows, closest] = 1
     else:
-        weights[rows, low + 1] = at - low
-        weights[rows, low] = 1 - (at - low)
+        weights[rows, blend.high] = blend.share
+        weights[rows, blend.low] = 1 - blend.share
     inside = (places >= -1e-9) & (places <= tokens + 1e-9)
     return Sampling(weights, inside, np.abs(places - 0.5 - closest) * size)
 
@@ -169,17 +168,22 @@ class Rule:
         Places along each axis for one token of the first member.
     smooth
         Standard deviation in tokens of a Gaussian over the combined map; 0 for none.
+    window, temperature
+        Read the place out by :func:`reprscope.tasks._readout.expected_place`, with a window in
+        tokens; None for the most similar place.
     """
 
     combine: Combine = "mean"
     across: bool = False
     subdivide: int = 1
     smooth: float = 0.0
+    window: int | None = None
+    temperature: float = 1.0
 
 
 def search_combined(
     members: Sequence[Member], target: Ints, component: Ints, rule: Rule
-) -> tuple[Ints, Float32]:
+) -> tuple[Floats, Float32]:
     """Most similar place of each point's target.
 
     Parameters
@@ -195,16 +199,16 @@ def search_combined(
 
     Returns
     -------
-    index : (points,)
-        Index of the place, row by row.
+    place : (points, 2)
+        x and y in places, whose middles are at 0.5, 1.5 and so on.
     similarity : (points,) float32
-        The combined similarity there.
+        The highest combined similarity.
     """
     queries = members[0].queries
     count = len(queries.image)
     code, of = np.unique(target * count + queries.of, return_inverse=True)
     wanted_by, query = np.divmod(code, count)
-    index = np.empty(len(code), dtype=np.int64)
+    place = np.empty((len(code), 2))
     similarity = np.empty(len(code), dtype=np.float32)
     is_target = np.zeros(len(component), dtype=bool)
     is_target[target] = True
@@ -223,11 +227,18 @@ def search_combined(
                 sources = [one[query[rows] - turn.start] for one in tokens]
                 combined = _combined(members, sources, query[rows], image, rule)
                 flat = combined.reshape(len(rows), -1)
-                index[rows] = flat.argmax(axis=1)
-                similarity[rows] = flat[np.arange(len(rows)), index[rows]]
+                best = flat.argmax(axis=1)
+                similarity[rows] = flat[np.arange(len(rows)), best]
+                if rule.window is None:
+                    place[rows] = middles(best, combined.shape[2])
+                else:
+                    window = rule.window * rule.subdivide
+                    place[rows] = expected_place(
+                        combined, window=window, temperature=rule.temperature
+                    )
         for one in members:
             one.maps.forget()
-    return index[of], similarity[of]
+    return place[of], similarity[of]
 
 
 def _combined(

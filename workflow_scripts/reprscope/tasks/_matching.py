@@ -24,7 +24,7 @@ from reprscope.errors import UserError
 from reprscope.similarity import BLOCK, nearest, normalise
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from numpy.typing import DTypeLike, NDArray
 
@@ -33,6 +33,10 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float64]
     Ints = NDArray[np.int64]
     Float32 = NDArray[np.float32]
+
+    Find = Callable[[Float32, Float32, int], tuple[NDArray[Any], Float32]]
+    """Of unit queries (n, channels), tokens (m, channels) of an image, and its number: what is
+    found for each query, (n, ...), and its similarity (n,)."""
 
 KEPT: Final = 1 << 30
 """Bytes of token maps that are kept between the search for sources and for targets."""
@@ -343,7 +347,8 @@ def search_pairs(
     component: Ints,
     *,
     sources: Maps | None = None,
-) -> tuple[Ints, Float32]:
+    find: Find | None = None,
+) -> tuple[NDArray[Any], Float32]:
     """Most similar token of each point's target.
 
     Parameters
@@ -358,18 +363,21 @@ def search_pairs(
         (images,) component of each image.
     sources
         Maps that the queries are tokens of, if others, of the same images in the same order.
+    find
+        What to look for in a target in place of the most similar token.
 
     Returns
     -------
-    index : (points,)
-        Index of the token in its map, row by row.
+    found : (points, ...)
+        Index of the token in its map, row by row; or what ``find`` returns.
     similarity : (points,) float32
         Its cosine similarity.
     """
+    search = find or _nearest_token
     count = len(queries.image)
     code, of = np.unique(target * count + queries.of, return_inverse=True)
     wanted_by, query = np.divmod(code, count)
-    index = np.empty(len(code), dtype=np.int64)
+    found: NDArray[Any] = np.empty(0)
     similarity = np.empty(len(code), dtype=np.float32)
     asked = sources or maps
     read_again = np.zeros(len(maps.names), dtype=bool)
@@ -383,13 +391,21 @@ def search_pairs(
             wanted = wanted[(query[wanted] >= turn.start) & (query[wanted] < turn.stop)]
             for batch in maps.batches(np.unique(wanted_by[wanted])):
                 bounds = np.searchsorted(wanted_by[wanted], [*batch, batch[-1] + 1])
-                for raw, a, b in zip(maps.raw(batch), bounds[:-1], bounds[1:], strict=True):
+                parts = zip(batch.tolist(), maps.raw(batch), bounds[:-1], bounds[1:], strict=True)
+                for image, raw, a, b in parts:
                     rows = wanted[a:b]
                     keys = maps.memory.piece("keys", raw.shape, np.float32)
                     to_float32(raw, keys)
-                    index[rows], similarity[rows] = nearest(tokens[query[rows] - turn.start], keys)
+                    some, similarity[rows] = search(tokens[query[rows] - turn.start], keys, image)
+                    if not len(found):
+                        found = np.empty((len(code), *some.shape[1:]), dtype=some.dtype)
+                    found[rows] = some
         maps.forget()
-    return index[of], similarity[of]
+    return found[of], similarity[of]
+
+
+def _nearest_token(queries: Float32, keys: Float32, _: int) -> tuple[Ints, Float32]:
+    return nearest(queries, keys)
 
 
 def search_all(

@@ -50,6 +50,18 @@ padding: ``variants: [{view: padded}], own: false``
 principal components: ``pca: 256``
     Of the tokens of all images of the pairs, at unit length. The code multiplies the projected
     tokens as they are; here it is their cosine.
+
+**Read-outs** (``readout``) of other published numbers, see :mod:`reprscope.tasks._readout`. They
+are variants as well, so that what they gain over the centre of the most similar token is measured:
+
+``bilinear``
+    DIFT's, who also squash the image to 768 pixels, write "a photo of a {class}" and average eight
+    draws of noise: ``readout: bilinear, variants: [{seed: 1}, ..., {seed: 7}], combine: features``.
+    The pixel that holds the source point is looked up, and a pixel is predicted: its number where
+    the dataset's points are whole pixels, as those of SPair-71k, and its middle where they are not.
+``window``
+    GeoAware-SC's. Its similarities count as 0 outside the window, as published, which matters
+    only where the highest one is not far above ``temperature``.
 """
 
 from __future__ import annotations
@@ -58,12 +70,12 @@ import itertools
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import polars as pl
 
-from reprscope.coordinates import token_centre
 from reprscope.degradations import BLIND, last_steps
 from reprscope.errors import UserError
 from reprscope.findings import Findings, best, interval, superlative, told_apart
@@ -87,15 +99,17 @@ from reprscope.tasks._keypoints import (
     in_whole_encoded_pixels,
     of_pairs,
 )
-from reprscope.tasks._matching import (
-    Frames,
-    Maps,
-    Memory,
-    Queries,
-    Reader,
-    Stored,
-    columns,
-    search_pairs,
+from reprscope.tasks._matching import Frames, Maps, Memory, Queries, Reader, Stored, search_pairs
+from reprscope.tasks._readout import (
+    TEMPERATURE,
+    WINDOW,
+    Mixtures,
+    Raster,
+    Readout,
+    cosines,
+    expected_place,
+    middles,
+    most_similar_pixel,
 )
 
 if TYPE_CHECKING:
@@ -182,6 +196,14 @@ class Parameters:
         similarities of several are interpolated.
     smooth
         Standard deviation, in tokens, of a Gaussian over the map of similarities; 0 for none.
+    readout : {"token", "bilinear", "window"}
+        Predict the centre of the most similar token; the most similar pixel of features that are
+        enlarged bilinearly (DIFT); or the expected place in a window around the most similar token
+        (GeoAware-SC).
+    window
+        Tokens on each side of the most similar one that the window holds.
+    temperature
+        Of the softmax in the window.
     """
 
     alphas: tuple[float, ...] = (0.05, 0.1, 0.15)
@@ -196,6 +218,9 @@ class Parameters:
     pca: int | None = None
     subdivide: int = 1
     smooth: float = 0.0
+    readout: Readout = "token"
+    window: int = WINDOW
+    temperature: float = TEMPERATURE
 
     def __post_init__(self) -> None:
         # A study's list becomes a tuple here, so that parameters stay hashable.
@@ -233,12 +258,27 @@ class Parameters:
             raise UserError(f"pca is {self.pca}; write a whole number from 1, or null.")
         if not self.smooth >= 0:
             raise UserError(f"smooth is {self.smooth}; write a number from 0.")
+        self._check_readout()
+
+    def _check_readout(self) -> None:
+        check_whole(self, "window")
+        if not self.temperature > 0:
+            raise UserError(f"temperature is {self.temperature}; write a number above 0.")
+        if self.readout != "window" and (self.window, self.temperature) != (WINDOW, TEMPERATURE):
+            raise UserError("window and temperature go only with `readout: window`.")
+        several = self.combine != "features" and len(self.variants) + self.own > 1
+        if self.readout == "bilinear" and (several or self.subdivide > 1 or self.smooth):
+            raise UserError(
+                "`readout: bilinear` enlarges the features of one representation; leave subdivide "
+                "and smooth out, and join several by `combine: features`."
+            )
 
     @property
     def plain(self) -> bool:
-        """Whether these settings match the representation as it is."""
+        """Whether these settings match the representation as it is, token by token."""
         changed = self.variants or self.concatenate or self.subtract or self.pca
-        return not changed and self.subdivide == 1 and not self.smooth
+        read = self.readout == "token"
+        return not changed and read and self.subdivide == 1 and not self.smooth
 
 
 def companions(parameters: Parameters) -> dict[str, dict[str, Any]]:
@@ -331,7 +371,8 @@ def measure(
         index, similarity = search_pairs(
             maps, queries, points.target, points.component, sources=asked
         )
-        predicted = _centres(index, points.target, points.frames, maps.grid)
+        place = middles(index, maps.grid[points.target, 1])
+        predicted = _encoded(place, points.target, points.frames, maps.grid)
         if coordinates == "centred":
             predicted = points.frames.back(points.target, predicted)
         name = "cosine" if variant is None else "plain"
@@ -593,17 +634,65 @@ class _Variant:
                     self.frames[number], maps, self.image, self.xy, self.encoded[number], self.of
                 )
             )
-        first = members[0]
-        target, component = self.points.target, self.points.component
         chosen = self.parameters
+        first = members[0]
+        if chosen.readout == "bilinear":
+            return self._pixels(first.maps)
+        target, component = self.points.target, self.points.component
+        window = chosen.window if chosen.readout == "window" else None
         if len(members) == 1 and chosen.subdivide == 1 and not chosen.smooth:
-            index, similarity = search_pairs(first.maps, first.queries, target, component)
+            if window is None:
+                index, similarity = search_pairs(first.maps, first.queries, target, component)
+                place = middles(index, first.maps.grid[target, 1])
+            else:
+                find = partial(_expected, first.maps, window, chosen.temperature)
+                place, similarity = search_pairs(
+                    first.maps, first.queries, target, component, find=find
+                )
         else:
-            rule = Rule(chosen.combine, chosen.across, chosen.subdivide, chosen.smooth)
-            index, similarity = search_combined(members, target, component, rule)
-        grid = first.maps.grid * chosen.subdivide
-        predicted = _centres(index, target, first.frames, grid)
+            rule = Rule(
+                chosen.combine,
+                chosen.across,
+                chosen.subdivide,
+                chosen.smooth,
+                window,
+                chosen.temperature,
+            )
+            place, similarity = search_combined(members, target, component, rule)
+        predicted = _encoded(place, target, first.frames, first.maps.grid * chosen.subdivide)
         return predicted if self.whole else first.frames.back(target, predicted), similarity
+
+    def _pixels(self, maps: Maps) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
+        """Predictions among the pixels of the originals, or of the encoded images if whole."""
+        points, frames = self.points, self.frames[0]
+        sizes, scale, offset = frames.pixels, np.ones((1, 2)), np.zeros((1, 2))
+        if not self.whole:
+            sizes = _sizes(points)
+            scale, offset = frames.scale, frames.offset
+        tokens = maps.grid[:, ::-1] / frames.pixels
+        scale, offset = scale * tokens, offset * tokens
+        # The pixel that holds the point; one on the far border belongs to the last.
+        xy = self.seen.select("source_x", "source_y").to_numpy()
+        pixel = np.minimum(np.floor(xy), sizes[points.source] - 1)
+        image, pixel, of = unique_points(points.source, pixel)
+        queries = Mixtures.between(
+            image, of, (pixel + 0.5) * scale[image] + offset[image], maps.grid
+        )
+
+        def find(
+            asked: NDArray[np.float32], keys: NDArray[np.float32], target: int
+        ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+            h, w = maps.grid[target].tolist()
+            width, height = sizes[target].tolist()
+            raster = Raster.of((width, height), (h, w), tuple(scale[target]), tuple(offset[target]))
+            shaped = keys.astype(np.float64).reshape(h, w, -1)
+            return most_similar_pixel(asked.astype(np.float64), shaped, raster)
+
+        found, similarity = search_pairs(maps, queries, points.target, points.component, find=find)
+        names = [f"{side}_{axis}" for side in SIDES for axis in "xy"]
+        at = self.seen.select(names).to_numpy()
+        # Points that are whole are numbers of pixels, and others are places in them.
+        return found + (0.0 if (at == np.floor(at)).all() else 0.5), similarity
 
     def _readers(self, position: str) -> list[Reader]:
         """Token maps of each representation, or one of their mean."""
@@ -641,12 +730,37 @@ def _check_alike(frames: list[Frames]) -> None:
             )
 
 
-def _centres(
-    index: NDArray[np.int64], image: NDArray[np.int64], frames: Frames, grid: NDArray[np.int64]
+def _encoded(
+    place: NDArray[np.float64],
+    image: NDArray[np.int64],
+    frames: Frames,
+    grid: NDArray[np.int64],
 ) -> NDArray[np.float64]:
-    """Centres (n, 2), in encoded pixels, of tokens of images."""
-    row, col = np.divmod(index, grid[image, 1])
-    return token_centre(row, col, columns(frames.pixels[image]), columns(grid[image]))
+    """Encoded pixels (n, 2) of places (n, 2), x and y in tokens, of images."""
+    return np.asarray(place * (frames.pixels[image] / grid[image, ::-1]))
+
+
+def _expected(
+    maps: Maps,
+    window: int,
+    temperature: float,
+    queries: NDArray[np.float32],
+    keys: NDArray[np.float32],
+    target: int,
+) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
+    """Expected places in the target's tokens, and the highest similarities."""
+    scores = cosines(queries.astype(np.float64), keys.astype(np.float64))
+    shaped = scores.reshape(-1, *maps.grid[target].tolist())
+    place = expected_place(shaped, window=window, temperature=temperature)
+    return place, scores.max(axis=1).clip(-1, 1)
+
+
+def _sizes(points: Points) -> NDArray[np.int64]:
+    """(images, 2) width and height of the originals."""
+    sizes = np.ones((len(points.frames.names), 2), dtype=np.int64)
+    for side, image in (("source", points.source), ("target", points.target)):
+        sizes[image] = points.table.select(f"{side}_width", f"{side}_height").to_numpy()
+    return sizes
 
 
 def _rows(
