@@ -283,36 +283,43 @@ def summarise(measurements: pl.DataFrame, parameters: Parameters) -> pl.DataFram
     map's own grid; ``penalty``, ``iterations`` (of the coordinate; null for two) and
     ``train_accuracy``. Rows of ``kind`` "map" and "image" as they are measured.
     """
-    keys = ["position", "split", "estimator", "grid"]
+    keys = ["position", "estimator", "grid"]
     scores = measurements.filter(pl.col("kind") == "score").sort("image_id", maintain_order=True)
     learned = {
         (row["position"], row["estimator"], row["axis"]): row
         for row in measurements.filter(kind="fit", features="tokens").iter_rows(named=True)
     }
-    content, own = (
-        scores.filter(features=features).partition_by(keys, as_dict=True, maintain_order=True)
-        for features in reversed(FEATURES)
-    )
     rows: list[dict[str, Any]] = []
-    for key, group in own.items():
-        position, _, estimator, grid = key
-        shares = _shares(group)
+    for split in _SCORED:
+        own, content = (
+            scores.filter(split=split, features=features).partition_by(
+                keys, as_dict=True, maintain_order=True
+            )
+            for features in FEATURES
+        )
+        if not own:
+            continue
+        # All columns side by side, since all groups have the same images.
+        shares = np.concatenate([_shares(group) for group in own.values()], axis=1)
+        others = np.concatenate([_shares(content[key]) for key in own], axis=1)
         found = statistics.mean(shares).share()
-        other = _shares(content[key])
-        above = statistics.mean(shares - other)
+        above = statistics.mean(shares - others)
         differ, p = above.interval(), above.p_value(alternative="greater")
-        shape = (group["height"][0], group["width"][0])
-        for number, name in enumerate(COORDINATES):
+        only = others.mean(axis=0)
+        columns = [(key, group, name) for key, group in own.items() for name in COORDINATES]
+        for number, (key, group, name) in enumerate(columns):
+            position, estimator, grid = key
+            shape = (group["height"][0], group["width"][0])
             one = learned.get((position, estimator, name), {})
             both = [learned[position, estimator, axis]["train_accuracy"] for axis in AXES]
             train = {"each": sum(both) / 2, "both": None}.get(name, one.get("train_accuracy"))
             error = group[f"{name}_error"].mean() if name != "each" and grid == OWN else None
             rows.append(
                 dict(zip(keys, key, strict=True))
-                | {"kind": "score", "coordinates": name, "images": len(group)}
+                | {"kind": "score", "split": split, "coordinates": name, "images": len(group)}
                 | {"accuracy": found.value[number], "low": found.low[number]}
                 | {"high": found.high[number], "chance": chance(shape, int(grid), name)}
-                | {"content_only": other[:, number].mean(), "above": differ.value[number]}
+                | {"content_only": only[number], "above": differ.value[number]}
                 | {"above_low": differ.low[number], "above_high": differ.high[number]}
                 | {"p": p[number], "error": error, "train_accuracy": train}
                 | {"penalty": one.get("penalty"), "iterations": one.get("iterations")}
