@@ -1,19 +1,25 @@
-# `make run` computes the study of config.yaml, `make test` runs all tests, `make check` the static
-# checks, `make bench` measures speed (docs/speed.md). Each makes .venv from requirements.lock first,
-# if it is not there.
+# `make run` computes the study of config.yaml, `make test` runs all tests and `make test-unit` those
+# that run no study, `make check` the static checks, `make bench` measures speed (docs/speed.md). Each
+# makes .venv from requirements.lock first, if it is not there.
 
 BIN := .venv/bin
 INSTALLED := .venv/installed
 SNAKEMAKE := $(BIN)/snakemake
 SMK := Snakefile rules
 
-.PHONY: run test check bench format
+# Two workers share the tests: one that has none left takes over half of what the other has left.
+PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist worksteal
+
+.PHONY: run test test-unit check bench format
 
 run: $(INSTALLED)
 	$(SNAKEMAKE) --cores all
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest
+	$(PYTEST)
+
+test-unit: $(INSTALLED)
+	$(PYTEST) tests/unit
 
 check: $(INSTALLED)
 	$(BIN)/ruff check

@@ -1,10 +1,17 @@
 """Fixtures shared by all tests: the embedded model, and projects to run."""
 
+import os
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from support.embedded import NANO, load_unet
 from support.project import Project, make
+
+WORKER = os.environ.get("PYTEST_XDIST_WORKER")
+if WORKER:
+    # Workers share the cores; torch, which no test has imported yet, reads this when it starts.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(scope="session")
@@ -27,9 +34,17 @@ def vae(nano):
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory) -> Project:
-    """The small study, run once."""
-    project = make(tmp_path_factory.mktemp("workflow") / "finished")
-    project.log = project.run("--verbose")
+    """The small study, run once, also where several workers ask for it; only to be read."""
+    shared = tmp_path_factory.getbasetemp()
+    if WORKER:
+        shared = shared.parent
+    project = Project(shared / "finished")
+    log = shared / "finished.log"
+    with FileLock(shared / "finished.lock"):
+        if not log.exists():
+            make(project.folder)
+            log.write_text(project.run("--verbose"))
+    project.log = log.read_text()
     return project
 
 

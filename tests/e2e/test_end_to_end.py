@@ -15,9 +15,9 @@ def table(project, name: str) -> pl.DataFrame:
     return pl.read_parquet(project.folder / "results" / "tables" / f"{name}.parquet")
 
 
-def test_nothing_is_to_be_done_after_a_run(finished):
-    assert finished.planned() == {}
-    assert "Nothing to be done" in finished.run()
+def test_nothing_is_to_be_done_after_a_run(project):
+    assert project.planned() == {}
+    assert "Nothing to be done" in project.run()
 
 
 @needs_browser

@@ -7,10 +7,17 @@ import subprocess
 import sys
 from pathlib import Path
 
+from support import planner
+
 ROOT = Path(__file__).parents[2]
 SMALL = ROOT / "tests" / "small.yaml"
 SNAKEMAKE = str(Path(sys.executable).with_name("snakemake"))
 PARTS = ("Snakefile", "rules", "schemas", "workflow_scripts", "profiles", "envs")
+
+
+def environment() -> dict[str, str]:
+    """Variables for Snakemake: as they are, but for those that lead Python to this library."""
+    return {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")}
 
 
 class Project:
@@ -26,7 +33,7 @@ class Project:
             cwd=self.folder,
             capture_output=True,
             text=True,
-            env={k: v for k, v in os.environ.items() if not k.startswith("PYTHON")},
+            env=environment(),
             **kwargs,
         )
 
@@ -37,7 +44,11 @@ class Project:
 
     def planned(self, *arguments: str) -> dict[str, int]:
         """Jobs of a dry run by rule."""
-        text = self.run("--dry-run", *arguments)
+        done = planner.snakemake(
+            ["--cores", "2", "--dry-run", *arguments], self.folder, environment()
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        text = done.stdout + done.stderr
         stats = re.search(r"^Job stats:\njob +count\n-+ +-+\n(.*?)\n\n", text, re.M | re.S)
         rows = dict(line.split() for line in stats[1].splitlines()) if stats else {}
         return {rule: int(n) for rule, n in rows.items() if rule not in ("all", "total")}
