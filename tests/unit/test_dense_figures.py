@@ -68,7 +68,10 @@ def test_lines_are_the_values_over_the_steps_in_their_order():
         assert [row["step"] for row in of] == [0, 0.1, 0.2, 1]
         np.testing.assert_allclose([row[column] for row in of], expected, atol=1e-12)
         assert [row["block"] for row in rows][:1] == ["mid"]
-    assert "Change at the last step: blur -75 % in mid to -50 % in up[3]." in spec["description"]
+    assert (
+        "Lowest and highest change of these blocks at the last step: blur -75 % in mid and "
+        in spec["description"]
+    )
 
 
 def test_each_degradation_has_a_panel_and_its_own_start():

@@ -212,7 +212,7 @@ def test_bars_in_panels_per_dataset_share_one_axis_and_the_studys_order():
     assert [panel["title"]["text"] for panel in spec["vconcat"]] == ["menagerie", "digits"]
     domains = [bars["encoding"]["y"]["scale"]["domain"] for bars, _ in marks(spec, "bar")]
     assert domains[0] == domains[1]
-    assert "on menagerie" in spec["description"].split("on digits")[0]
+    assert "nano-sd, menagerie: " in spec["description"].split("nano-sd, digits: ")[0]
 
 
 def test_a_panel_of_a_timestep_says_so():

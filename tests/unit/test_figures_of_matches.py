@@ -106,10 +106,13 @@ def test_several_blocks_have_their_own_colours():
     }
 
 
-def test_a_caption_names_gains_and_losses_beyond_their_interval():
+@pytest.mark.parametrize("holds", [True, False])
+def test_only_gains_that_hold_after_the_correction_are_filled_and_named(holds):
     table = tables.gains().filter((pl.col("model") == "nano-sd") & (pl.col("task") != "plain"))
     sure = pl.col("task") == "flipped"
+    # The interval of one excludes 0, which is not enough among many.
     values = {"gain": (0.03, 0), "gain_low": (0.02, -1), "gain_high": (0.04, 1)}
+    values["gain_p_holm"] = (0.04 if holds else 0.06, 1)
     table = table.with_columns(
         pl.when(pl.col("gain").is_null())
         .then(None)
@@ -119,9 +122,18 @@ def test_a_caption_names_gains_and_losses_beyond_their_interval():
         .alias(name)
         for name, (one, other) in values.items()
     )
-    caption = draw("gains", table)["description"]
-    assert "Gains whose interval excludes 0: flipped +3.0 (nano-sd, up[1])." in caption
-    assert "Losses" not in caption
+    spec = draw("gains", table)
+    _, rows = marks(spec, "point")[0]
+    assert {row["variant"]: row["holds"] for row in rows} == {
+        "class-prompt": False, "flipped": holds, "seeds-averaged": False,
+    }  # fmt: skip
+    named = "After Holm's correction for 18 gains tried, these hold: flipped +3.0 (nano-sd, up[1])."
+    none = "Dots are open: nothing holds after Holm's correction for 18 gains tried."
+    assert (named in spec["description"], none in spec["description"]) == (holds, not holds)
+    # Means over noise seeds have no such p values.
+    spec = draw("gains", table.drop("gain_p_holm"))
+    assert "1 of 3 intervals exclude 0; without any gain, 0.15 would" in spec["description"]
+    assert {row["holds"] for row in marks(spec, "point")[0][1]} == {None}
 
 
 def test_a_table_without_variants_has_no_gains():

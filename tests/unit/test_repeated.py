@@ -80,7 +80,7 @@ def test_the_caption_says_over_what():
     frame = over(both, "seed", options)
     said = "Values are means over 2 noise seeds; bands are their 95 % t intervals."
     assert said in lines_by_timestep.caption(frame, options)
-    assert "95 % bootstrap intervals" in lines_by_timestep.caption(one, options)
+    assert "95 % intervals" in lines_by_timestep.caption(one, options)
     lines_by_timestep.draw(frame, options, Theme())
 
 

@@ -163,6 +163,16 @@ def test_key_rows_are_printed_once_with_what_they_share(entries):
     assert "position" in said and "conv-out" in said
 
 
+def test_columns_without_a_value_are_left_out(entries):
+    table = tables.probe().with_columns(
+        gain=pl.lit(None, pl.Float64), change=pl.lit(float("nan")), known=pl.lit(0.0)
+    )
+    section = report.Section(name="s", title="t", question="q", table=table)
+    text = page(entries, sections=[section])
+    assert ">known</th>" in text
+    assert ">gain</th>" not in text and ">change</th>" not in text
+
+
 def test_cells():
     table = pl.DataFrame(
         {

@@ -218,6 +218,8 @@ def _figure(figure: FigureEntry, number: int) -> str:
 
 
 def _table(table: pl.DataFrame, *, label: str) -> str:
+    # A column without a value says nothing.
+    table = table.select(c for c in table if not c.is_null().all() and not _without_number(c))
     same = [c for c in _CONDITIONS if c in table.columns and table[c].n_unique() == 1]
     shared = ", ".join(f"{words(c)} {_cell(c, table[c][0])}" for c in same)
     columns = [c for c in table.columns if not _unprintable(table.schema[c]) and c not in same]
@@ -227,15 +229,19 @@ def _table(table: pl.DataFrame, *, label: str) -> str:
         "<tr>" + "".join(f"<td{kinds[c]}>{_cell(c, row[c])}</td>" for c in columns) + "</tr>\n"
         for row in table.iter_rows(named=True)
     )
-    return f"""<div class="wide" role="region" tabindex="0" aria-label="{html.escape(label)}">
+    return f"""{f'<p class="shared">All rows: {shared}.</p>' if shared else ""}
+<div class="wide" role="region" tabindex="0" aria-label="{html.escape(label)}">
 <table>
-{f"<caption>All rows: {shared}.</caption>" if shared else ""}
 <thead><tr>{head}</tr></thead>
 <tbody>
 {rows}</tbody>
 </table>
 </div>
 """
+
+
+def _without_number(column: pl.Series) -> bool:
+    return column.dtype.is_float() and not column.is_finite().any()
 
 
 def _unprintable(kind: pl.DataType) -> bool:
@@ -406,7 +412,7 @@ th, td { padding: .38rem .7rem; text-align: left; vertical-align: baseline;
 th { font-weight: 600; color: var(--muted); border-bottom: 1.5px solid var(--ink); }
 .number { text-align: right; }
 th:first-child, td:first-child { padding-left: 0; }
-caption { text-align: left; color: var(--muted); padding-bottom: .5rem; }
+.shared { font-family: var(--sans); font-size: .85rem; color: var(--muted); margin-bottom: .2rem; }
 .bar { display: block; height: 3px; margin-top: 3px;
   background: linear-gradient(to left, var(--accent) var(--share), var(--line) 0); }
 details summary { cursor: pointer; color: var(--accent); font-size: .93rem; }

@@ -20,7 +20,7 @@ def introduction(study: Study) -> str:
     datasets = list(dict.fromkeys(dataset for e in used for dataset in e.datasets))
     texts = [
         f"This study measures {listed(models)} on {listed(datasets)} in "
-        f"{len(study.experiments)} experiments."
+        f"{len(study.experiments)} experiment{'s' if len(study.experiments) != 1 else ''}."
     ]
     for name in models:
         model = study.models[name]

@@ -291,7 +291,8 @@ def caption(table: pl.DataFrame, options: Options) -> str:
     best = rows.filter("best")
     panels = frames.distinct(rows, options.panel)
     text += " Highest: " + "; ".join(
-        f"{row[options.series]}{f' on {panel}' if len(panels) > 1 else ''} {row['block']} "
+        f"{row[options.series]}"
+        f"{f', {named(options.panel, panel)}:' if len(panels) > 1 else ''} {row['block']} "
         f"({_print(row[options.metric], options)})"
         for panel in panels
         for row in best.filter(pl.col(options.panel) == panel).iter_rows(named=True)

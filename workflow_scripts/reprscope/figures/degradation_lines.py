@@ -366,9 +366,10 @@ def caption(table: pl.DataFrame, options: Options) -> str:
         if len(last):
             most, least = last.row(0, named=True), last.row(-1, named=True)
             told.append(
-                f"{options.labels.get(name, words(name))} {_change(most)} to {_change(least)}"
+                f"{options.labels.get(name, words(name))} {_change(most)} and {_change(least)}"
             )
-    return text + (f" Change at the last step: {'; '.join(told)}." if told else "")
+    extremes = "Lowest and highest change of these blocks at the last step"
+    return text + (f" {extremes}: {'; '.join(told)}." if told else "")
 
 
 def _change(row: Mapping[str, Any]) -> str:

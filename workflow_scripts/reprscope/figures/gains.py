@@ -1,10 +1,14 @@
-"""What variants of a task gain over the plain one, with paired intervals (thesis, section 4.3)."""
+"""What variants of a task gain over the plain one, with paired intervals (thesis, section 4.3).
+
+Of many gains that are nothing some have an interval that excludes 0. So those that hold after
+Holm's correction for all that were tried are marked, where the table has its p values.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import altair as alt
 import polars as pl
@@ -14,6 +18,7 @@ from reprscope.figures import frames
 from reprscope.figures.repeated import intervals
 from reprscope.figures.theme import Theme
 from reprscope.labels import block_label, in_network_order, words
+from reprscope.statistics import SIGNIFICANT
 
 VALUE_WIDTH = 52
 CHARACTER = 6.2
@@ -31,6 +36,9 @@ class Options:
         Column drawn as dots: a difference of shares.
     low, high : str
         Columns with the ends of its interval.
+    adjusted : str
+        Column with p values that are corrected for all gains that were tried; without it all dots
+        look alike.
     score : str
         Column of the score that is gained, by which the block is chosen.
     filter : mapping of column to value or list of values
@@ -50,6 +58,7 @@ class Options:
     metric: str = "gain"
     low: str = "gain_low"
     high: str = "gain_high"
+    adjusted: str = "gain_p_holm"
     score: str = "pck"
     filter: Mapping[str, Any] = field(default_factory=dict)
     positions: Sequence[str] = ()
@@ -71,7 +80,7 @@ def _rows(table: pl.DataFrame, options: Options) -> pl.DataFrame:
     panels = []
     for panel in frames.distinct(chosen, options.panel):
         rows = chosen.filter(pl.col(options.panel) == panel)
-        positions = list(options.positions) or [_best(table, options, panel)]
+        positions = list(options.positions) or [_best(table, options, panel).position]
         panels.append(frames.select(rows, {"position": positions}, []))
     rows = pl.concat(panels)
     frames.one_row_per(rows, [options.variant, options.panel, "position"])
@@ -85,25 +94,36 @@ def _rows(table: pl.DataFrame, options: Options) -> pl.DataFrame:
                 ("to", options.high),
             )
         ),
+        holds=(
+            (pl.col(options.adjusted) < SIGNIFICANT).fill_null(False)
+            if options.adjusted in rows.columns
+            else pl.lit(None, pl.Boolean)
+        ),
         block=pl.col("position").replace_strict({p: block_label(p) for p in order}),
         variant=pl.col(options.variant).str.replace_all("_", " ", literal=True),
     )
 
 
-def _best(table: pl.DataFrame, options: Options, panel: Any) -> str:
-    """Position of the highest plain score."""
+class _Best(NamedTuple):
+    position: str
+    split: str
+    pairs: int
+
+
+def _best(table: pl.DataFrame, options: Options, panel: Any) -> _Best:
+    """Position of the highest plain score, and on what it is the highest."""
     plain = table.filter((pl.col("estimator") == "plain") & (pl.col(options.panel) == panel))
     filters = dict(options.filter)
     if "split" in plain.columns and "validation" in plain["split"]:
         filters["split"] = "validation"
     filters = {key: value for key, value in filters.items() if key != "estimator"}
     rows = frames.select(plain, filters, [])
-    best = rows.sort(options.score, descending=True, maintain_order=True)
-    return str(best["position"][0])
+    best = rows.sort(options.score, descending=True, maintain_order=True).row(0, named=True)
+    return _Best(best["position"], best.get("split", ""), best.get("pairs", 0))
 
 
 def draw(table: pl.DataFrame, options: Options, theme: Theme) -> alt.TopLevelMixin:
-    """Draw a dot with its interval for each variant and block.
+    """Draw a dot with its interval for each variant and block, filled where the gain holds.
 
     Raises
     ------
@@ -145,8 +165,9 @@ def _panel(
     blocks = [label for label in names.values() if label in set(rows["block"])]
     palette = {names[position]: colour for position, colour in colours.items()}
     label_width = int(max(map(len, variants)) * CHARACTER) + 12
-    fields = ["variant", "block", "value", "from", "to"]
-    counts = [column for column in ("pairs", "points") if column in rows.columns]
+    fields = ["variant", "block", "value", "from", "to", "holds"]
+    shown = ("pairs", "points", options.adjusted)
+    counts = [column for column in shown if column in rows.columns]
     records = frames.records(rows.select(*fields, *counts))
     for record in records:
         label = f"{record['value']:+.1f}".replace("-", "\N{MINUS SIGN}")
@@ -182,7 +203,12 @@ def _panel(
         alt.Tooltip("value:Q", format="+.2f", title=words(options.metric)),
         alt.Tooltip("from:Q", format="+.2f", title="95 % from"),
         alt.Tooltip("to:Q", format="+.2f"),
-        *(alt.Tooltip(f"{column}:Q", format=",") for column in counts),
+        *(
+            alt.Tooltip(f"{column}:Q", format=".2g", title="p, after Holm")
+            if column == options.adjusted
+            else alt.Tooltip(f"{column}:Q", format=",")
+            for column in counts
+        ),
     ]
     zero = alt.Chart(alt.InlineData(values=[{"zero": 0}])).mark_rule(
         color=theme.ink, strokeWidth=1, aria=False
@@ -192,8 +218,14 @@ def _panel(
         base.mark_rule(strokeWidth=2.2, aria=False).encode(
             x=alt.X("from:Q"), x2=alt.X2("to:Q"), y=y, yOffset=offset, color=colour
         ),
-        base.mark_point(filled=True, size=54, opacity=1).encode(
-            x=x, y=y, yOffset=offset, color=colour, tooltip=tooltip
+        base.mark_point(filled=False, size=54, opacity=1, strokeWidth=1.6).encode(
+            x=x,
+            y=y,
+            yOffset=offset,
+            color=colour,
+            # Open dots are gains that may be none.
+            fill=alt.condition("datum.holds === false", alt.value("white"), colour),
+            tooltip=tooltip,
         ),
         base.mark_text(align="right", fontSize=theme.font_size - 1).encode(
             x=alt.value(theme.width - label_width - 20), y=y, yOffset=offset, text="label:N"
@@ -217,13 +249,26 @@ def caption(table: pl.DataFrame, options: Options) -> str:
     text += f", over {over}" if over else ""
     text += f".{intervals(table, 'Lines')} Both were measured on the same pairs."
     if not options.positions:
-        text += " Shown is the block with the highest plain score."
-    for sign, noun in ((1, "Gains"), (-1, "Losses")):
-        sure = rows.filter((pl.col("from") * sign > 0) & (pl.col("to") * sign > 0))
-        said = [
-            f"{row['variant']} {row['value']:+.1f} ({row[options.panel]}, {row['block']})"
-            for row in sure.iter_rows(named=True)
-        ]
-        if said:
-            text += f" {noun} whose interval excludes 0: {'; '.join(said)}."
-    return text
+        best = _best(table, options, rows[options.panel][0])
+        on = f" on {best.pairs:,} {best.split} pairs" if best.pairs else ""
+        text += f" Shown is the block with the highest plain score{on}."
+    return text + _surviving(rows, options)
+
+
+def _surviving(rows: pl.DataFrame, options: Options) -> str:
+    """Which gains and losses hold after the correction; how many intervals exclude 0 without it."""
+    if rows["holds"].is_null().all():
+        sure = rows.filter((pl.col("from") > 0) | (pl.col("to") < 0))
+        return (
+            f" {len(sure)} of {len(rows)} intervals exclude 0; without any gain, "
+            f"{0.05 * len(rows):.2g} would on average."
+        )
+    tried = frames.count(rows, "gains_tried", "gains tried") or "all gains tried"
+    said = [
+        f"{row['variant']} {row['value']:+.1f} ({row[options.panel]}, {row['block']})"
+        for row in rows.filter("holds").iter_rows(named=True)
+    ]
+    if not said:
+        return f" Dots are open: nothing holds after Holm's correction for {tried}."
+    text = f" After Holm's correction for {tried}, these hold: {'; '.join(said)}."
+    return text if rows["holds"].all() else f"{text} The other dots are open."

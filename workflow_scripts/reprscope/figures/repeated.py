@@ -79,8 +79,9 @@ def over(table: pl.DataFrame, column: str, options: Any) -> pl.DataFrame:
         for name in sorted(measured - {metric})
         if {f"{name}_low", f"{name}_high"} <= measured
     }
-    # The mean of ends of intervals is none.
-    dropped = {low, high, *(name for name in measured if name.endswith(("_low", "_high")))}
+    # The mean of ends of intervals is none, nor that of p values.
+    unlike = ("_low", "_high", "_p", "_p_holm")
+    dropped = {low, high, "gains_tried", *(name for name in measured if name.endswith(unlike))}
     dropped |= {n for n, kind in schema.items() if kind.is_nested() or kind == pl.Binary}
     counts = [name for name in _COUNTS if name in table.columns]
     means = sorted((measured | {metric}) - dropped)
@@ -136,7 +137,7 @@ def _factors(counts: pl.Series) -> pl.Series:
 def intervals(table: pl.DataFrame, marks: str) -> str:
     """Sentence of a caption: what the marks of intervals show, such as ``Bands``."""
     if NOTE not in table.columns:
-        return f" {marks} are 95 % bootstrap intervals."
+        return f" {marks} are 95 % intervals."
     text = f" Values are means over {table[NOTE][0]}; {marks.lower()} are their 95 % t intervals."
     left = table[LEFT_OUT][0]
     return text + f" {left} that not all of these have are left out." * bool(left)
