@@ -8,11 +8,11 @@ from reprscope import anomalies, specs
 from reprscope.anomalies import Detection
 from reprscope.coordinates import Affine
 from reprscope.errors import UserError
-from reprscope.metrics import ratios
 from reprscope.provenance import file_digest
 from reprscope.store import Representations, writer
 from reprscope.study import parse, read
 from reprscope.tasks import anomalies as task
+from scipy import stats
 from support.fakes import FakeAnnotations, FakeRepresentations
 
 ROOT = Path(__file__).parents[2]
@@ -115,8 +115,9 @@ def test_a_position_that_is_not_stored_is_named():
 def test_unusable_settings_are_named(settings, words):
     with pytest.raises(UserError, match=words):
         Detection(**settings)
-    with pytest.raises(UserError, match="bootstrap"):
-        task.Parameters(bootstrap=0)
+    for thresholds in ((0.0,), (3.0, 3.0), ("a",)):
+        with pytest.raises(UserError, match="thresholds"):
+            task.Parameters(thresholds=thresholds)
 
 
 # --- patches on other grids ---------------------------------------------------------------------
@@ -342,7 +343,7 @@ def test_relative_norms_equal_a_loop_and_peak_where_planted():
     for row in rows.iter_rows(named=True):
         expected = loop(made, row["position"], row["image_id"], row["row"], row["col"])
         assert row["relative_norm"] == pytest.approx(expected, rel=1e-6)
-    table = task.summarise(found, task.Parameters(bootstrap=100)).filter(group="anomalies")
+    table = task.summarise(found, task.Parameters()).filter(group="anomalies")
     assert table["position"].to_list() == made.positions
     means = dict(table.select("position", "relative_norm").iter_rows())
     assert means["conv_in"] == pytest.approx(1, abs=0.2)
@@ -370,15 +371,16 @@ def test_the_token_of_the_highest_norm_stands_beside_the_anomalies():
 
 def test_a_model_without_anomalies_is_reported_as_found():
     found = task.measure(features(), NOTHING, task.Parameters())
-    table = task.summarise(found, task.Parameters(bootstrap=50))
+    table = task.summarise(found, task.Parameters())
     none = table.filter(group="anomalies")
     assert none["patches"].unique().to_list() == [0]
     assert none["relative_norm"].null_count() == len(none)
     assert table.filter(group="highest norm")["relative_norm"].null_count() == 0
     said = task.findings(keyed(table)).sentences
-    assert said[0].startswith("No token of toy in up[1] res[2] at t = 50")
-    assert "in 4 images" in said[0]
-    assert said[1].startswith("The token of the highest norm of each image of toy")
+    assert said[0] == "No token of toy at t = 50 (d) stands out in up[1] res[2], in 4 images."
+    assert said[1].startswith(
+        "The mean norm of the token of the highest norm of each image is high"
+    )
 
 
 def keyed(table: pl.DataFrame) -> pl.DataFrame:
@@ -387,14 +389,145 @@ def keyed(table: pl.DataFrame) -> pl.DataFrame:
     return table.select(*(pl.lit(v).alias(k) for k, v in keys.items()), pl.all())
 
 
-def test_findings_say_how_many_and_where():
-    found = task.measure(features(planted=PLANTED), NOTHING, task.Parameters())
-    table = task.summarise(found, task.Parameters(bootstrap=50))
-    result = task.findings(keyed(table))
-    assert result.sentences[0].startswith("3 anomalous patches (1.56 %) in 2 of 4 images")
-    assert result.table["position"][0].startswith("up_blocks.1")
-    best = table.filter(group="anomalies")["relative_norm"].max()
-    assert f"{best:.2f} [" in result.sentences[0]
+def many(*, planted: int, images: int = 30, seed: int = 0, spread: float = 0.0):
+    """Maps of one layer with tokens of four times the norm in the first ``planted`` images."""
+    rng = np.random.default_rng(seed)
+    names = [f"i{number:02d}" for number in range(images)]
+    maps = {name: rng.normal(size=(8, 8, 24)) for name in names}
+    for number, name in enumerate(names):
+        # Norms that scatter alike in both directions.
+        maps[name] *= np.exp(spread * rng.normal(size=(8, 8, 1)))
+        if number < planted:
+            maps[name][number % 8, 3] *= 4
+    return FakeRepresentations({"up_blocks.1.resnets.2": maps, "conv_in": maps})
+
+
+def told(made, **settings):
+    parameters = task.Parameters(**settings)
+    table = task.summarise(task.measure(made, NOTHING, parameters), parameters)
+    return keyed(table), task.findings(keyed(table)).sentences
+
+
+def test_findings_claim_anomalies_where_noise_does_not_explain_them():
+    table, said = told(many(planted=9))
+    row = table.filter(kind="share", chosen=True, score="above").row(0, named=True)
+    assert row["value"] == pytest.approx(9 / (30 * 64))
+    assert row["p"] == pytest.approx(0.5**9)
+    assert said[0] == (
+        "In up[1] res[2] of toy at t = 50 (d) 9 tokens "
+        f"(0.469 % [{100 * row['low']:.3f}, {100 * row['high']:.3f}] of tokens) in 9 of 30 images "
+        "stand out above the others of their map, 0 as far below: more than noise about a smooth "
+        "map explains (sign test p = 0.002)."
+    )
+    assert said[1].startswith("Their mean norm is highest of 2 layers on these images in ")
+    _, few = told(many(planted=4))
+    assert few[0].endswith("noise about a smooth map may explain them (sign test p = 0.062).")
+    assert not few[1].startswith("Their")
+
+
+def test_what_scatters_alike_in_both_directions_is_no_anomaly():
+    table, said = told(many(planted=0, spread=0.6, images=60), threshold=2.0)
+    share = {
+        row["score"]: row["value"] for row in table.filter(kind="share", chosen=True).to_dicts()
+    }
+    assert share["above"] > 0.01
+    assert share["below"] == pytest.approx(share["above"], rel=0.3)
+    assert "noise about a smooth map may explain them" in said[0]
+
+
+def test_several_models_are_not_compared():
+    table, said = told(many(planted=9))
+    assert task.UNCALIBRATED not in said
+    both = pl.concat([table, table.with_columns(model=pl.lit("other"))])
+    assert task.findings(both).sentences[-1] == task.UNCALIBRATED
+    # Nine images above and none below, tested twice.
+    assert "sign test p = 0.004" in task.findings(both).sentences[0]
+
+
+def test_standing_out_is_the_rule_and_its_mirror_image():
+    rng = np.random.default_rng(0)
+    norms = np.exp(rng.normal(size=(16, 16)))
+    norms[0, 0] = 0
+    levels = (0.5, 1.0, 2.0)
+    above, _ = anomalies.standing_out(norms, levels, ratio=1.5)
+    for number, level in enumerate(levels):
+        assert above[number] == anomalies.anomalous(norms, threshold=level, ratio=1.5).sum()
+    assert above[0] > above[2] > 0
+    inverse = anomalies.standing_out(1 / norms[1:], levels, ratio=1.5)
+    same = anomalies.standing_out(norms[1:], levels, ratio=1.5)
+    np.testing.assert_array_equal(inverse, same[::-1])
+    assert (anomalies.standing_out(np.zeros((3, 3)), levels, ratio=1.5) == 0).all()
+
+
+def test_curves_fall_with_the_threshold_and_hold_the_rules_own():
+    table, _ = told(many(planted=9), threshold=7)
+    above = table.filter(kind="share", score="above").sort("threshold")
+    assert above["threshold"].to_list() == [2, 3, 4, 5, 6, 7, 8, 10, 12, 16]
+    assert above["value"].is_sorted(descending=True)
+    assert above.filter("chosen")["threshold"].to_list() == [7]
+
+
+def kappa_of(found, actual):
+    """Cohen's kappa from its definition."""
+    agree = np.mean(found == actual)
+    chance = found.mean() * actual.mean() + (1 - found.mean()) * (1 - actual.mean())
+    return (agree - chance) / (1 - chance)
+
+
+def test_agreement_equals_its_definitions_token_by_token():
+    rng = np.random.default_rng(1)
+    actual = rng.random((40, 6, 6)) < 0.2
+    found = np.where(rng.random(actual.shape) < 0.3, rng.random(actual.shape) < 0.3, actual)
+    counts = np.array([anomalies.outcomes(f, a) for f, a in zip(found, actual, strict=True)])
+    assert (counts.sum(axis=1) == 36).all()
+    value, low, high = anomalies.agreement(counts)
+    hits = (found & actual).sum()
+    expected = [
+        hits / found.sum(),
+        hits / actual.sum(),
+        hits / (found | actual).sum(),
+        kappa_of(found, actual),
+    ]
+    np.testing.assert_allclose(value, expected)
+    # The jackknife over images gives the same error of kappa.
+    left = [
+        kappa_of(np.delete(found, number, axis=0), np.delete(actual, number, axis=0))
+        for number in range(40)
+    ]
+    error = np.sqrt(39 / 40 * np.square(left - np.mean(left)).sum())
+    half = stats.t.ppf(0.975, 39) * error
+    assert high[3] - value[3] == pytest.approx(half, rel=0.05)
+    assert value[3] - low[3] == pytest.approx(half, rel=0.05)
+    # Without any anomaly nothing can be told.
+    assert np.isnan(anomalies.agreement(np.array([[0, 0, 0, 36]] * 8))).all()
+
+
+def test_the_rules_agreement_with_labels_is_told(tmp_path):
+    made = many(planted=9)
+    # Two of the nine that stand out have no label, and one label is of another token.
+    rows = [(f"i{number:02d}", 3, number % 8) for number in range(7)] + [("i20", 0, 0)]
+    path = write_labels(tmp_path / "labels.csv", rows, grid="8x8")
+    table, said = told(made, labels=path)
+    row = {one["score"]: one for one in table.filter(kind="agreement", chosen=True).to_dicts()}
+    assert row["precision"]["value"] == pytest.approx(7 / 9)
+    assert row["recall"]["value"] == pytest.approx(7 / 8)
+    assert row["IoU"]["value"] == pytest.approx(7 / 10)
+    assert row["kappa"]["low"] < row["kappa"]["value"] < row["kappa"]["high"]
+    assert said[0] == "8 anomalous patches were labelled in 8 of 30 images of toy at t = 50 (d)."
+    assert said[1].startswith(
+        "At the threshold 6 the rule agrees with these labels by precision 77.8 %"
+    )
+    assert f"kappa {row['kappa']['value']:.2f} [" in said[1]
+    assert "noise" not in " ".join(said)
+
+
+@pytest.mark.parametrize(
+    ("differences", "p"),
+    [([1] * 5 + [0] * 5, 1 / 32), ([1] * 4 + [-2] * 2 + [0], 22 / 64), ([0] * 9, 1.0)],
+)
+def test_the_sign_test_counts_images_that_differ(differences, p):
+    assert task.sign_test(differences) == pytest.approx(p)
+    assert task.sign_test([1] * 5) is None
 
 
 def test_labelled_patches_are_followed(tmp_path):
@@ -419,7 +552,7 @@ def test_reruns_give_the_same_bytes_and_the_order_of_images_does_not_matter():
     first = task.measure(made, NOTHING, task.Parameters())
     made.grids = {p: dict(reversed(grids.items())) for p, grids in made.grids.items()}
     assert written(task.measure(made, NOTHING, task.Parameters())) == written(first)
-    tables = [task.summarise(first, task.Parameters(bootstrap=50)) for _ in range(2)]
+    tables = [task.summarise(first, task.Parameters()) for _ in range(2)]
     assert written(tables[0]) == written(tables[1])
 
 
@@ -428,22 +561,3 @@ def test_features_that_are_not_finite_are_named():
     made.grids["conv_in"]["b"][1, 2, 3] = np.nan
     with pytest.raises(UserError, match="'b' at conv_in are not finite"):
         task.measure(made, NOTHING, task.Parameters())
-
-
-# --- intervals ----------------------------------------------------------------------------------
-
-
-def test_ratios_equal_resampling_written_out():
-    rng = np.random.default_rng(5)
-    numerator, denominator = rng.poisson(2, (30, 3)), rng.poisson(1, (30, 3))
-    denominator[:, 2] = 0
-    found = ratios(numerator, denominator, replicates=400, seed=3)
-    drawn = np.random.default_rng(3).integers(30, size=(400, 30))
-    for column in (0, 1):
-        sums = [(numerator[d, column].sum(), denominator[d, column].sum()) for d in drawn]
-        values = [top / bottom for top, bottom in sums if bottom]
-        expected = np.quantile(values, [0.025, 0.975])
-        np.testing.assert_allclose([found.low[column], found.high[column]], expected)
-        total = numerator[:, column].sum() / denominator[:, column].sum()
-        assert found.value[column] == pytest.approx(total)
-    assert np.isnan([found.value[2], found.low[2], found.high[2]]).all()

@@ -232,42 +232,6 @@ def accuracy(scores: NDArray[Any], *, replicates: int, seed: int) -> Interval:
     return _percentiles(values.mean(axis=0), resampled)
 
 
-def ratios(
-    numerator: NDArray[Any], denominator: NDArray[Any], *, replicates: int, seed: int
-) -> Interval:
-    """Ratios of two sums over items, column by column, with bootstrap intervals over items.
-
-    Parameters
-    ----------
-    numerator, denominator
-        (items, columns); no denominator is negative. Columns are scored on the same resamples.
-    replicates
-        Number of bootstrap resamples.
-    seed
-        Seed of the resamples.
-
-    Returns
-    -------
-    Interval of (columns,). Resamples whose denominator is 0 do not count; where all are, the
-    numbers are NaN.
-    """
-    numerator, denominator = np.asarray(numerator, float), np.asarray(denominator, float)
-    columns = numerator.shape[1]
-    means = bootstrap_ratio(
-        np.concatenate([numerator, denominator], axis=1),
-        np.ones(len(numerator)),
-        replicates=replicates,
-        rng=np.random.default_rng(seed),
-    )
-    values, low, high = np.full((3, columns), np.nan)
-    for column in np.flatnonzero(denominator.sum(axis=0) > 0):
-        usable = means[:, columns + column] > 0
-        resampled = means[usable, column] / means[usable, columns + column]
-        values[column] = numerator[:, column].sum() / denominator[:, column].sum()
-        low[column], high[column] = np.quantile(resampled, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return Interval(values, low, high)
-
-
 def bootstrap_ratio(
     numerator: Float, denominator: Float, *, replicates: int, rng: np.random.Generator
 ) -> Float:
