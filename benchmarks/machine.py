@@ -23,7 +23,9 @@ def machine() -> dict[str, object]:
         "threads": torch.get_num_threads(),
         "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1),
         "system": f"{platform.system()} {platform.machine()}",
-        "default_precision": str(torch_dtype("auto", "cpu")).removeprefix("torch."),
+        "default_precision": str(torch_dtype("auto", "cpu", reduced="float16")).removeprefix(
+            "torch."
+        ),
         "versions": {
             "python": platform.python_version(),
             **versions(),

@@ -175,7 +175,7 @@ def precisions() -> list[torch.dtype]:
     """float32, and this processor's default if it is another."""
     from reprscope.device import torch_dtype
 
-    return list(dict.fromkeys([torch.float32, torch_dtype("auto", "cpu")]))
+    return list(dict.fromkeys([torch.float32, torch_dtype("auto", "cpu", reduced="float16")]))
 
 
 def said(dtype: torch.dtype) -> str:

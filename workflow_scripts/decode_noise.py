@@ -26,8 +26,8 @@ def main(
     task = tasks.load(settings["kind"])
     parameters = build(task.Parameters, settings["parameters"], entry=settings["kind"])
     with lease(gpus) as device, Representations(latents) as source:
-        import torch
         from reprscope.decoding import noised_pictures
+        from reprscope.device import torch_device
         from reprscope.models.denoiser import family
         from reprscope.models.vae import load_decoder, scaling
 
@@ -36,7 +36,7 @@ def main(
             noised_pictures,
             source,
             add_noise=family(settings["family"]).noising(model.parent / "snapshot"),
-            decoder=load_decoder(vae.parent / "snapshot", device=torch.device(device)),
+            decoder=load_decoder(vae.parent / "snapshot", device=torch_device(device)),
             timestep=settings["timestep"],
             seed=settings["seed"],
             protocol=Protocol(**settings["protocol"]),

@@ -21,18 +21,22 @@ def main(images: Path, manifest: Path, out: Path, spec: str, gpus: int, batch_si
     settings = json.loads(spec)
     frame = read_images(images, settings["shard"])
     with lease(gpus) as device:
-        import torch
+        from reprscope.device import machine, torch_device
         from reprscope.encoding import encode
         from reprscope.models.vae import load
 
-        vae = load(manifest.parent / "snapshot", device=torch.device(device))
+        vae = load(manifest.parent / "snapshot", device=torch_device(device))
         viewed = {
             "view": settings["view"],
             "resolution": settings["resolution"],
             "multiple": vae.factor * settings["patch"],
         }
         origin = provenance.origin(
-            model=manifest, device=device, precision="float32", viewed=viewed
+            model=manifest,
+            device=device,
+            precision="float32",
+            machine=machine(vae.device),
+            viewed=viewed,
         )
         with (
             writer(out, spec=spec, provenance=origin, dtype="float32") as store,

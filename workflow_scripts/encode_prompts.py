@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from reprscope import prompts
+from reprscope import prompts, provenance
 from reprscope.data.canonical import Annotations
 from reprscope.device import lease
 from reprscope.job import job
@@ -20,13 +20,22 @@ def main(manifest: Path, dataset: Path | None, out: Path, spec: str, gpus: int) 
     rows = [{}] if dataset is None else Annotations(dataset).images().to_dicts()
     texts = sorted(set(prompts.texts(template, rows)))
     with lease(gpus) as device:
-        import torch
+        from reprscope.device import machine, torch_device
         from reprscope.models.denoiser import family
 
-        embeddings = family(settings["family"]).encode_prompts(
-            manifest.parent / "snapshot", texts, device=torch.device(device)
+        kind, snapshot, place = (
+            family(settings["family"]),
+            manifest.parent / "snapshot",
+            torch_device(device),
         )
-    prompts.write(out, texts, embeddings, spec=spec)
+        embeddings = kind.encode_prompts(snapshot, texts, device=place)
+        origin = provenance.origin(
+            model=manifest,
+            device=device,
+            precision=kind.text_precision(snapshot, device=place),
+            machine=machine(place),
+        )
+    prompts.write(out, texts, embeddings, spec=spec, provenance=origin)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from reprscope import paths, prompts, provenance
 from reprscope.data.canonical import Annotations
-from reprscope.device import lease, torch_dtype
+from reprscope.device import lease, machine, torch_device, torch_dtype
 from reprscope.files import resumed
 from reprscope.job import job
 from reprscope.progress import progress
@@ -36,16 +36,22 @@ def main(
         Representations([latents]) as source,
         resumed(outs, inputs, lambda path: complete(path, spec)) as missing,
     ):
-        import torch
         from reprscope.extraction import batches, extract
         from reprscope.memory import BatchSize
         from reprscope.models.denoiser import compile_parts, family
         from reprscope.models.vae import scaling
 
         protocol = Protocol(**settings["protocol"])
-        dtype, place = torch_dtype(settings["precision"], device), torch.device(device)
-        denoiser = family(settings["family"]).load(
+        kind, snapshot, place = (
+            family(settings["family"]),
             model.parent / "snapshot",
+            torch_device(device),
+        )
+        config = json.loads((snapshot / kind.COMPONENT / "config.json").read_text(encoding="utf-8"))
+        reduced = kind.reduced_precision(config)
+        dtype = torch_dtype(settings["precision"], device, reduced=reduced)
+        denoiser = kind.load(
+            snapshot,
             dtype=dtype,
             device=place,
             protocol=protocol,
@@ -59,7 +65,9 @@ def main(
         origin = provenance.origin(
             model=model,
             device=device,
-            precision=str(dtype),
+            precision=str(dtype).removeprefix("torch."),
+            machine=machine(place),
+            prompt=prompts.origin(prompt),
             positions=settings["positions"],
             latents=source.origin,
             viewed=source.viewed,

@@ -84,8 +84,47 @@ def test_counting_respects_what_is_visible(monkeypatch):
 def test_precision_by_device():
     import torch
 
-    assert device.torch_dtype("float32", "cuda") == torch.float32
-    assert device.torch_dtype("auto", "cuda") == torch.float16
+    for reduced in ("float16", "bfloat16"):
+        assert device.torch_dtype("float32", "cuda", reduced=reduced) == torch.float32
+        assert device.torch_dtype("auto", "cuda", reduced=reduced) == getattr(torch, reduced)
     flags = Path("/proc/cpuinfo").read_text()
     expected = torch.bfloat16 if "avx512_bf16" in flags or "amx_bf16" in flags else torch.float32
-    assert device.torch_dtype("auto", "cpu") == expected
+    assert device.torch_dtype("auto", "cpu", reduced="float16") == expected
+
+
+def test_float32_is_not_shortened():
+    """Whatever was set before; convolutions are shortened by torch's own default."""
+    import torch
+
+    torch.backends.cudnn.allow_tf32 = True
+    torch.set_float32_matmul_precision("medium")
+    assert device.torch_device("cpu") == torch.device("cpu")
+    assert not torch.backends.cudnn.allow_tf32
+    assert not torch.backends.cuda.matmul.allow_tf32
+    assert torch.get_float32_matmul_precision() == "highest"
+
+
+def test_a_processor_is_named_with_its_instructions():
+    import torch
+
+    found = device.machine(torch.device("cpu"))
+    assert found["threads"] == torch.get_num_threads()
+    assert found["instructions"] == torch.backends.cpu.get_cpu_capability()
+    assert found["processor"]
+
+
+def test_a_card_is_named_with_its_libraries(monkeypatch):
+    """There may be no card here: what torch and the driver's own program say is made up."""
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda place: f"card of {place}")
+    monkeypatch.setattr(torch.backends.cudnn, "version", lambda: 91002)
+    monkeypatch.setattr(device.shutil, "which", lambda name: f"/usr/bin/{name}")
+    told = subprocess.CompletedProcess([], 0, stdout="570.86.15\n570.86.15\n")
+    monkeypatch.setattr(device.subprocess, "run", lambda *asked, **kept: told)
+    device.torch_device("cpu")
+    found = device.machine(torch.device("cuda"))
+    assert found["card"] == "card of cuda"
+    assert found["driver"] == "570.86.15"
+    assert found["cudnn"] == 91002
+    assert found["tf32"] is False

@@ -42,7 +42,18 @@ def test_unknown_schedule_is_named():
         alphas_cumprod(STABLE_DIFFUSION | {"beta_schedule": "sigmoid"})
 
 
-def test_noise_depends_on_seed_and_image_alone():
+def test_maps_of_one_image_are_independent():
+    """At two sizes, also of as many values, and for two purposes."""
+    maps = [
+        noise(shape, seed=0, image_id="a", purpose=purpose).flatten()[:4096].numpy()
+        for shape in ((4, 32, 32), (4, 16, 64), (4, 64, 64))
+        for purpose in ("noise", "posterior")
+    ]
+    correlation = np.corrcoef(maps) - np.eye(len(maps))
+    assert np.abs(correlation).max() < 0.08
+
+
+def test_noise_depends_on_seed_image_and_size_alone():
     first = noise((4, 8, 8), seed=0, image_id="a")
     torch.randn(17)
     assert torch.equal(first, noise((4, 8, 8), seed=0, image_id="a"))

@@ -44,11 +44,26 @@ def latents(tmp_path_factory, vae):
     return path
 
 
-def run(path, unet, latents, prompt, *, wanted=BLOCKS, size=4, timestep=50, seed=0, **protocol):
+def run(
+    path,
+    unet,
+    latents,
+    prompt,
+    *,
+    wanted=BLOCKS,
+    size=4,
+    timestep=50,
+    seed=0,
+    dtype=torch.float32,
+    stored=np.float32,
+    form="tokens",
+    **protocol,
+):
     chosen = Protocol(**protocol)
+    made = {"provenance": {"positions": wanted}, "dtype": stored, "form": form}
     with (
         Representations([latents]) as source,
-        writer(path, spec="{}", provenance={"positions": wanted}, dtype=np.float32) as store,
+        writer(path, spec="{}", **made) as store,
     ):
         prompts = Prompts({"embedding": prompt[None]}, dict.fromkeys(source.image_ids, 0))
         extract(
@@ -58,7 +73,7 @@ def run(path, unet, latents, prompt, *, wanted=BLOCKS, size=4, timestep=50, seed
             timestep=timestep,
             protocol=chosen,
             device=torch.device("cpu"),
-            dtype=torch.float32,
+            dtype=dtype,
             store=store,
         )
     return Representations([path])
@@ -199,6 +214,42 @@ def test_a_failing_writer_ends_the_job_with_its_error(tmp_path, unet, latents, p
     finally:
         handle.remove()
     assert not (tmp_path / "a.h5").exists()
+
+
+def with_one_value(unet, value):
+    """Let the first image's first token of the middle block have a certain value."""
+
+    def write(module, given, output):
+        changed = output.clone()
+        changed[0, 0, 0, 0] = value
+        return changed
+
+    return modules(unet, ["mid_block"])["mid_block"].register_forward_hook(write)
+
+
+@pytest.mark.parametrize("form", ["tokens", "mean"])
+@pytest.mark.parametrize("value", [65504.0, -65504.0, float("inf"), float("nan")])
+def test_the_ends_of_float16_are_out_of_its_range(tmp_path, nano, latents, prompt, value, form):
+    """A value that was cut off at the largest number is finite."""
+    from reprscope.errors import UserError
+
+    half = load_unet(nano, dtype=torch.float16)
+    named = {"wanted": ["mid_block"], "dtype": torch.float16, "stored": np.float16, "form": form}
+    run(tmp_path / "before.h5", half, latents, prompt, **named)
+    with_one_value(half, value)
+    with pytest.raises(UserError, match=r"mid_block of image image-. has values beyond .* float16"):
+        run(tmp_path / "a.h5", half, latents, prompt, **named)
+
+
+@pytest.mark.parametrize("value", [65472.0, 65504.0, 65510.0, 1e6])
+def test_large_values_of_wider_types_are_stored_as_they_are(tmp_path, nano, latents, prompt, value):
+    wide = load_unet(nano)
+    with_one_value(wide, value)
+    with run(
+        tmp_path / "a.h5", wide, latents, prompt, wanted=["mid_block"], stored=np.float16
+    ) as found:
+        tops = {name: found.tokens("mid_block", name).max() for name in found.image_ids}
+    assert max(tops.values()) == value
 
 
 def test_positions_from_the_configuration_are_the_modules_in_the_order_they_run(nano, unet):

@@ -13,7 +13,7 @@ from reprscope import prompts
 from reprscope.errors import UserError
 from reprscope.extraction import Capture
 from reprscope.labels import block_label, in_network_order
-from reprscope.models import denoiser, flow, flux, positions, sd3, t5, text
+from reprscope.models import denoiser, flow, flux, positions, registry, sd3, t5, text
 from reprscope.models.denoiser import modules
 from reprscope.models.fetch import make_untrained
 from reprscope.models.positions import resolve, spell
@@ -28,8 +28,8 @@ KINDS = {
     "schnell": (flux, FluxPipeline, tiny_models.flux, {}),
     "dev": (flux, FluxPipeline, tiny_models.flux, {"guidance": True}),
 }
-# Latents; as many image tokens as text tokens (256 + 16 of SD-3, 512 of FLUX) are among them.
-GRIDS = {"sd3": [(8, 8), (8, 12), (32, 34)], "flux": [(8, 8), (8, 12), (32, 64)]}
+# Latents that give as many image tokens as there are text tokens (256 + 16 of SD-3).
+GRIDS = {272: (32, 34), 256: (32, 32), 512: (32, 64)}
 
 
 class Model:
@@ -38,6 +38,7 @@ class Model:
     def __init__(self, kind, folder):
         self.family, pipeline, make, choices = KINDS[kind]
         self.folder = make(folder, **choices)
+        self.tokens = 512 if kind == "dev" else 256  # of T5
         self.pipeline = pipeline.from_pretrained(folder, torch_dtype=torch.float32)
         self.pipeline.set_progress_bar_config(disable=True)
         self.denoiser = self.family.load(
@@ -116,10 +117,12 @@ def test_prompts_are_those_of_the_pipeline(model):
                 TEXTS, None, None, do_classifier_free_guidance=False
             )
         else:
-            embedding, pooled, _ = model.pipeline.encode_prompt(TEXTS)
+            embedding, pooled, _ = model.pipeline.encode_prompt(
+                TEXTS, max_sequence_length=model.tokens
+            )
     assert torch.allclose(model.prompts["embedding"], embedding, atol=1e-5)
     assert torch.allclose(model.prompts["pooled"], pooled, atol=1e-5)
-    assert embedding.shape[1] == (272 if model.family is sd3 else 512)
+    assert embedding.shape[1] == model.tokens + (16 if model.family is sd3 else 0)
     assert not torch.allclose(embedding[0], embedding[1], atol=0.1)
     assert not torch.allclose(pooled[0], pooled[1], atol=0.1)
 
@@ -140,12 +143,48 @@ def test_without_t5_its_tokens_are_zeros_as_in_the_pipeline(tmp_path):
 
 
 def test_texts_in_batches_are_as_alone(model):
-    number, tokens = (3, 256) if model.family is sd3 else (2, 512)
+    number, tokens = 3 if model.family is sd3 else 2, model.tokens
     texts = [f"a photo of {'the ' * i}cat" for i in range(t5.BATCH + 2)]
     many = t5.t5_text(model.folder, texts, number=number, tokens=tokens, device=CPU)
     alone = t5.t5_text(model.folder, texts[-1:], number=number, tokens=tokens, device=CPU)
     assert many.shape == (len(texts), tokens, tiny_models.T5_WIDTH)
     assert np.allclose(many[-1], alone[0], atol=1e-5)
+
+
+@pytest.mark.parametrize("hidden", ["last", "penultimate", "none"])
+def test_clip_encodes_many_texts_in_batches_and_keeps_what_is_asked_for(model, hidden):
+    texts = [f"a photo of {'the ' * (i % 9)}cat" for i in range(text.BATCH + 3)]
+    many = text.clip_text(model.folder, texts, hidden=hidden, device=CPU)
+    alone = text.clip_text(model.folder, texts[-1:], hidden=hidden, device=CPU)
+    assert many.hidden.shape == (len(texts), 0 if hidden == "none" else 16, 16)
+    assert np.allclose(many.hidden[-1], alone.hidden[0], atol=1e-5)
+    assert np.allclose(many.pooled[-1], alone.pooled[0], atol=1e-5)
+
+
+def test_precision_of_texts_is_stated(model, tmp_path):
+    """That of T5 on a GPU is the one that its configuration names."""
+    number = 3 if model.family is sd3 else 2
+    config = model.folder / f"text_encoder_{number}" / "config.json"
+    card = torch.device("cuda")
+    for device, named in ((CPU, "float32"), (card, json.loads(config.read_text())["dtype"])):
+        found = model.family.text_precision(model.folder, device=device)
+        assert found == {"CLIP": "float32", "T5": named}
+    folder = tmp_path / f"text_encoder_{number}"
+    folder.mkdir()
+    for named in ("bfloat16", "float16"):
+        (folder / "config.json").write_text(json.dumps({"torch_dtype": named}))
+        assert t5.t5_precision(tmp_path, number=number, device=card) == named
+    (folder / "config.json").write_text("{}")
+    assert t5.t5_precision(tmp_path, number=number, device=card) == "float32"
+
+
+def test_reduced_precision_is_that_of_the_released_weights():
+    def of(name):
+        model = registry.find(name).architecture
+        return denoiser.family(model.family).reduced_precision(model.denoiser)
+
+    wide = {name for name in registry.models() if of(name) == "bfloat16"}
+    assert wide == {"sd-3.5-medium", "flux-schnell", "flux-dev"}
 
 
 def test_text_encoders_are_loaded_one_after_the_other_and_released(model, monkeypatch):
@@ -176,7 +215,9 @@ def test_long_embeddings_are_stored_in_half_the_bytes_unless_they_overflow(tmp_p
     stored = t5.compact(long)
     assert stored.dtype == np.float16
     assert np.allclose(stored, long, rtol=1e-3, atol=1e-6)
-    prompts.write(tmp_path / "prompts.h5", ["a", "b"], {"embedding": stored}, spec="{}")
+    prompts.write(
+        tmp_path / "prompts.h5", ["a", "b"], {"embedding": stored}, spec="{}", provenance={}
+    )
     read = prompts.by_image(tmp_path / "prompts.h5", "{label}", [{"image_id": "i", "label": "b"}])
     assert np.array_equal(read.of(["i"])["embedding"][0], stored[1])
     long[1, 3, 4] = 70000.0
@@ -192,7 +233,7 @@ def test_a_damaged_text_encoder_is_one_sentence(tmp_path):
         flux.encode_prompts(folder, [""], device=CPU)
     (folder / "text_encoder" / "config.json").unlink()
     with pytest.raises(UserError, match=r"text encoder in .* cannot be loaded"):
-        text.clip_text(folder, [""], device=CPU)
+        text.clip_text(folder, [""], hidden="none", device=CPU)
 
 
 def test_a_tokenizer_without_its_words_is_refused(tmp_path):
@@ -252,6 +293,7 @@ def run_pipeline(model, clean, noise, timestep, rows):
         pipe(latents=noised, guidance_scale=1.0, **arguments)
     else:
         packed = pipe._pack_latents(noised, len(clean), 16, *clean.shape[2:])
+        arguments |= {"max_sequence_length": model.tokens}
         pipe(latents=packed, guidance_scale=3.5, **arguments)
     for handle in handles:
         handle.remove()
@@ -264,11 +306,11 @@ def image_part(model, position, output, tokens):
     if last.isdecimal():
         text_stream, image = output  # of every block
         if text_stream is not None:
-            assert text_stream.shape[1] == (272 if model.family is sd3 else 512)
+            assert text_stream.shape[1] == model.tokens + (16 if model.family is sd3 else 0)
         return image
     if position.startswith("single"):
-        assert output.shape[1] == 512 + tokens
-        return output[:, 512:]
+        assert output.shape[1] == model.tokens + tokens
+        return output[:, model.tokens :]
     if last == "attn":
         image, _ = output
         return image
@@ -278,7 +320,8 @@ def image_part(model, position, output, tokens):
 @pytest.mark.parametrize("number", [0, 1, 2], ids=["square", "wide", "as many as text"])
 def test_tokens_equal_those_of_the_pipeline(model, number):
     """Prompts, noise, packing, image positions, guidance and timestep, all by the pipeline."""
-    grid = GRIDS["sd3" if model.family is sd3 else "flux"][number]
+    text_tokens = model.prompts["embedding"].shape[1]
+    grid = ((8, 8), (8, 12), GRIDS[text_tokens])[number]
     timestep, rows = (50, 261, 700)[number], [1, 2]
     clean, noise = draw((2, 16, *grid), 1), draw((2, 16, *grid), 2)
     noised, outputs = run_pipeline(model, clean, noise, timestep, rows)
@@ -376,6 +419,31 @@ def test_low_precision_stays_near_float32(model):
     with Capture(model.denoiser, [last]) as capture:
         exact = capture(latents, 261, model.prompt([1]))[last]
     assert (rounded - exact).norm() < 0.05 * exact.norm()
+
+
+def test_values_that_float16_cuts_off_are_refused(model):
+    """Weights that make a stream too large, which diffusers cuts to 65504 and goes on with."""
+    if model.family is sd3:
+        wrong, last = "transformer_blocks.0.ff_context.net.2", "transformer_blocks.1"
+    else:
+        wrong, last = "single_transformer_blocks.0.proj_out", "single_transformer_blocks.1"
+    half = {key: values.half() for key, values in model.prompt([1]).items()}
+    latents = draw((1, 16, 8, 8)).half()
+    place = ".".join(wrong.split(".")[:2])
+    for dtype in (torch.float16, torch.bfloat16):
+        low = model.family.load(model.folder, dtype=dtype, device=CPU, protocol=Protocol())
+        with Capture(low, [last]) as capture:
+            given = latents.to(dtype), 261, {k: v.to(dtype) for k, v in half.items()}
+            assert torch.isfinite(capture(*given)[last]).all()
+            with torch.no_grad():
+                module = low.module.get_submodule(wrong)
+                module.weight.fill_(1000.0)
+                module.bias.fill_(60000.0)
+            if dtype == torch.bfloat16:
+                assert capture(*given)[last].isfinite().all()
+                continue
+            with pytest.raises(UserError, match=rf"{place} has values beyond .* bfloat16"):
+                capture(*given)
 
 
 @pytest.mark.parametrize("name", ["context_embedder", "transformer_blocks.0.ff_context"])

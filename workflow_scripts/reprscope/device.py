@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import platform
 import shutil
 import subprocess
 import tempfile
@@ -79,18 +80,82 @@ def lease(wanted: int) -> Iterator[str]:
         time.sleep(0.5)
 
 
-def torch_dtype(precision: str, device: str) -> torch.dtype:
+def torch_dtype(precision: str, device: str, *, reduced: str) -> torch.dtype:
     """Type in which the denoiser computes.
 
-    ``auto`` is float16 on GPUs, bfloat16 on processors that have it in hardware, float32 elsewhere.
+    Parameters
+    ----------
+    precision : {"auto", "float32", "float16", "bfloat16"}
+        ``auto`` is ``reduced`` on GPUs, bfloat16 on processors that have it in hardware, float32
+        elsewhere.
+    device : {"cpu", "cuda"}
+    reduced : {"float16", "bfloat16"}
+        What the model's family computes in on a GPU; see
+        :meth:`reprscope.models.denoiser.Family.reduced_precision`.
     """
     import torch
 
+    types = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
     if precision != "auto":
-        return {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}[
-            precision
-        ]
+        return types[precision]
     if device == "cuda":
-        return torch.float16
+        return types[reduced]
     flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
     return torch.bfloat16 if "avx512_bf16" in flags or "amx_bf16" in flags else torch.float32
+
+
+def torch_device(name: str) -> torch.device:
+    """Device of a job, on which float32 is float32.
+
+    GPUs since Ampere run convolutions in float32 as TF32, with 10 bits of mantissa in place of 23,
+    unless that is switched off; matrices, also on processors, have a switch of their own.
+    """
+    import torch
+
+    torch.set_float32_matmul_precision("highest")
+    torch.backends.cudnn.allow_tf32 = False
+    return torch.device(name)
+
+
+def machine(device: torch.device) -> dict[str, object]:
+    """What a job computes on, as far as numbers may depend on it.
+
+    Returns
+    -------
+    dict
+        Of a GPU ``card``, ``driver``, ``cuda``, ``cudnn`` and ``tf32`` (whether float32 may be
+        shortened to it); of a processor ``processor``, ``instructions`` and ``threads``.
+    """
+    import torch
+
+    if device.type == "cuda":
+        return {
+            "card": torch.cuda.get_device_name(device),
+            "driver": _driver(),
+            "cuda": torch.version.cuda,
+            "cudnn": torch.backends.cudnn.version(),
+            "tf32": torch.backends.cudnn.allow_tf32 or torch.backends.cuda.matmul.allow_tf32,
+        }
+    return {
+        "processor": _processor(),
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "threads": torch.get_num_threads(),
+    }
+
+
+def _driver() -> str | None:
+    """Version of NVIDIA's driver; all cards of a machine share it."""
+    if shutil.which("nvidia-smi") is None:
+        return None
+    asked = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    found = subprocess.run(asked, capture_output=True, text=True, check=False)
+    lines = found.stdout.split()
+    return lines[0] if found.returncode == 0 and lines else None
+
+
+def _processor() -> str:
+    """Name of the processor's model."""
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text().splitlines() if path.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()

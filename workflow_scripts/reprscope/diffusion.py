@@ -60,16 +60,26 @@ def alphas_cumprod(config: Mapping[str, Any]) -> NDArray[np.float64]:
     return np.asarray(np.cumprod(1.0 - betas), np.float64)
 
 
-def noise(shape: tuple[int, ...], *, seed: int, image_id: str) -> torch.Tensor:
+def noise(
+    shape: tuple[int, ...], *, seed: int, image_id: str, purpose: str = "noise"
+) -> torch.Tensor:
     """Standard normal noise of one image, float32, on the CPU.
 
-    Depends on ``seed`` and ``image_id`` alone: never on the batch, the shard, the order or the
-    device. The published results draw one map per batch and share it between all its images,
-    which looks like a position bias.
+    Depends on ``seed``, ``image_id`` and ``shape`` alone: never on the batch, the shard, the order
+    or the device. The maps of one image at two sizes are independent. The published results draw
+    one map per batch and share it between all its images, which looks like a position bias.
+
+    Parameters
+    ----------
+    shape : (channels, h, w)
+    seed : int
+    image_id : str
+    purpose : str
+        What it is drawn for: maps for different purposes are independent.
     """
     import torch
 
-    generator = torch.Generator("cpu").manual_seed(item_seed("noise", seed, image_id))
+    generator = torch.Generator("cpu").manual_seed(item_seed(purpose, seed, image_id, *shape))
     return torch.randn(shape, generator=generator, dtype=torch.float32)
 
 

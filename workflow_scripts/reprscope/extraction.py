@@ -21,17 +21,21 @@ from numpy.typing import NDArray
 
 from reprscope.coordinates import Affine
 from reprscope.diffusion import noise, shared_maps
+from reprscope.errors import UserError
 from reprscope.memory import BatchSize
 from reprscope.models.denoiser import Denoiser, Passed, modules
 from reprscope.prompts import Prompts
 from reprscope.protocol import Protocol
-from reprscope.seeds import item_seed
-from reprscope.store import Representations, Writer, finite
+from reprscope.store import Representations, Writer
 
 Item = TypeVar("Item")
 
 AMPLE = 1 << 14
 """A pass needs less than this many times the bytes of its latents; SD-1.5 needs half of it."""
+
+
+LARGEST = 65504.0
+"""The largest number of float16, to which diffusers cuts what is larger."""
 
 
 class _Complete(Exception):  # noqa: N818 - not an error: it ends the pass early
@@ -60,6 +64,11 @@ class Capture:
         self._handles = [
             module.register_forward_hook(self._hook(position)) for position, module in found.items()
         ]
+        self._peaks: list[tuple[str, torch.Tensor]] = []
+        self._handles += [
+            denoiser.module.get_submodule(path).register_forward_hook(self._watch(path))
+            for path in denoiser.clipping
+        ]
         around = {path for position in positions for path in _around(position)}
         self._handles += [
             denoiser.module.get_submodule(path).register_forward_pre_hook(
@@ -67,6 +76,18 @@ class Capture:
             )
             for path in sorted(around)
         ]
+
+    def _watch(self, path: str) -> Callable[[torch.nn.Module, Any, Any], None]:
+        """Keep the largest absolute value that a module puts out in float16."""
+
+        def watch(module: torch.nn.Module, arguments: Any, output: Any) -> None:
+            streams = output if isinstance(output, tuple) else (output,)
+            for one in streams:
+                # The last block of SD-3 gives None for the text.
+                if one is not None and one.dtype == torch.float16:
+                    self._peaks.append((path, one.abs().max()))
+
+        return watch
 
     def _note(self, path: str) -> Callable[[torch.nn.Module, Any, Any], None]:
         """Note the grid of the feature map that goes into a module, if it is given one."""
@@ -103,12 +124,23 @@ class Capture:
         latents : tensor, (batch, channels, h, w)
         timestep : int
         prompt : mapping of tensors, (batch, ...)
+
+        Raises
+        ------
+        UserError
+            If a block has cut off values to the range of float16, or a position has no grid.
         """
-        self._found, self._features = {}, {}
+        self._found, self._features, self._peaks = {}, {}, []
         text = prompt["embedding"].shape[1]
         self._passed = Passed((latents.shape[2], latents.shape[3]), None, text)
         with contextlib.suppress(_Complete):
             self._denoiser(latents, timestep, prompt)
+        if (
+            self._peaks
+            and not float(torch.stack([peak for _, peak in self._peaks]).max()) < LARGEST
+        ):
+            path = next(path for path, peak in self._peaks if not float(peak) < LARGEST)
+            raise UserError(_beyond(path))
         return self._found
 
     def __enter__(self) -> Capture:
@@ -186,7 +218,7 @@ def batches(
         Store with the tables ``mean`` and ``logvar`` in the VAE's units.
     prompts : Prompts
     seed : int
-        Noise seed; together with an image's name it determines that image's noise.
+        Noise seed; together with an image's name and size it determines that image's noise.
     scaling, shift : float
         Latents become ``(z - shift) * scaling``.
     size : int
@@ -226,8 +258,7 @@ def _latent(store: Representations, name: str, seed: int, protocol: Protocol) ->
     if protocol.posterior == "shared_sample":
         drawn, _ = shared_maps(tuple(mean.shape), seed=seed)
     else:
-        generator = torch.Generator("cpu").manual_seed(item_seed("posterior", seed, name))
-        drawn = torch.randn(mean.shape, generator=generator)
+        drawn = noise(tuple(mean.shape), seed=seed, image_id=name, purpose="posterior")
     return mean + (0.5 * logvar).exp() * drawn
 
 
@@ -271,7 +302,8 @@ def extract(
     Raises
     ------
     UserError
-        If a single image does not fit in memory.
+        If a single image does not fit in memory, or values leave the range of float16 in which
+        the denoiser computes.
     """
     if device.type == "cuda":
         source = (batch.pinned() for batch in source)
@@ -313,11 +345,29 @@ class Tokens(NamedTuple):
     kept: torch.Tensor
 
     def array(self) -> NDArray[np.floating[Any]]:
-        """Those to be kept, or all in float32 if a value is too large for them."""
+        """Those to be kept, or all in float32 if a value is too large for float16."""
         kept: NDArray[np.floating[Any]] = self.kept.cpu().numpy()
-        if finite(kept):
+        if kept.dtype != np.float16 or within(kept):
             return kept
         return cast("NDArray[np.floating[Any]]", self.given.cpu().float().numpy())
+
+
+def within(values: NDArray[np.floating[Any]]) -> bool:
+    """Whether all values are smaller than the largest number of float16.
+
+    That number itself is what larger ones become where they are cut off. numpy's own comparison is
+    slow for float16, whose bits tell it.
+    """
+    if values.dtype == np.float16:
+        return bool((values.view(np.uint16) & 0x7FFF).max(initial=0) < 0x7BFF)
+    return bool(np.abs(values).max(initial=0.0) < LARGEST)
+
+
+def _beyond(where: str) -> str:
+    return (
+        f"Position {where} has values beyond the range of float16: set `precision: bfloat16` or "
+        "`float32` for this model, or check its weights."
+    )
 
 
 def _read_ahead(source: Iterable[Item], depth: int = 2) -> Iterator[Item]:
@@ -371,12 +421,13 @@ def _written_behind(
                 continue
             batch, tokens = entry
             try:
-                store.append(
-                    batch.image_ids,
-                    batch.pixels,
-                    batch.transforms,
-                    {name: values.array() for name, values in tokens.items()},
-                )
+                tables = {name: values.array() for name, values in tokens.items()}
+                for name, values in tokens.items():
+                    if values.given.dtype == torch.float16 and not within(tables[name]):
+                        pairs = zip(batch.image_ids, tables[name], strict=True)
+                        image = next(image for image, one in pairs if not within(one))
+                        raise UserError(_beyond(f"{name} of image {image}"))
+                store.append(batch.image_ids, batch.pixels, batch.transforms, tables)
             except BaseException as error:
                 failures.append(error)
 

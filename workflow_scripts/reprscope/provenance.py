@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -102,22 +102,28 @@ def _names(tree: ast.Module) -> Iterator[str]:
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-def origin(*, model: Path, device: str, precision: str, **more: object) -> dict[str, object]:
+def origin(
+    *, model: Path, device: str, precision: str | Mapping[str, str], **more: object
+) -> dict[str, object]:
     """What a file of latents or representations was made with, beside its spec.
 
     Parameters
     ----------
     model : Path
         Manifest of the model.
-    device, precision : str
-        Where and in which type the model ran.
+    device : str
+    precision : str or mapping of str
+        Where and in which type the model ran, or each of its parts.
+    **more
+        What else a reader wants to know, such as ``machine`` (see
+        :func:`reprscope.device.machine`).
     """
     manifest = json.loads(model.read_text(encoding="utf-8"))
     return {
         "model": digest(manifest),
         "revision": manifest["revision"],
         "device": device,
-        "precision": precision.removeprefix("torch."),
+        "precision": precision,
         "versions": versions(),
         **more,
     }

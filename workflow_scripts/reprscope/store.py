@@ -37,7 +37,7 @@ from reprscope.provenance import digest
 Form = Literal["tokens", "mean"]
 FLOAT16_MAX = 65504.0
 _COMPUTE = ("diffusers", "torch", "transformers")
-_STORAGE = ("code", "offsets", "positions", "shard", "store", "viewed")
+_STORAGE = ("code", "machine", "offsets", "positions", "shard", "store", "viewed")
 MARGIN = 1 << 18
 """Bytes that HDF5 may need beside the tables themselves, for indices and on closing."""
 

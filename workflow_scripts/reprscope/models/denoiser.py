@@ -47,6 +47,10 @@ class Denoiser(Protocol):
     module: torch.nn.Module
 
     @property
+    def clipping(self) -> Sequence[str]:
+        """Paths of modules that cut off, unseen, what is too large for float16."""
+
+    @property
     def timesteps(self) -> int:
         """Number of training timesteps; valid timesteps are 0 to one less."""
 
@@ -112,6 +116,15 @@ class Family(Protocol):
 
         ``embedding`` (texts, tokens, features); where the family has it, ``pooled``
         (texts, features). Text encoders are loaded one after the other and released.
+        """
+
+    def text_precision(self, folder: Path, *, device: torch.device) -> dict[str, str]:
+        """Types in which :meth:`encode_prompts` computes, by text encoder."""
+
+    def reduced_precision(self, config: Mapping[str, Any]) -> str:
+        """Type of 16 bits that holds what a denoiser of this ``config.json`` computes.
+
+        ``float16``, which is finer, or ``bfloat16``, which reaches further.
         """
 
     def noising(self, folder: Path) -> Noising:

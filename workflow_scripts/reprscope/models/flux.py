@@ -6,6 +6,7 @@ Reading a study needs :func:`positions` only, so torch is imported where it is u
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,8 +35,9 @@ COMPONENT = COMPONENT_FOLDER
 PATCH = 2
 """Latents per side of a token: the pipeline packs them, the module knows nothing of it."""
 
-T5_TOKENS = 512
-"""Length of the T5 embedding: the default of the diffusers pipeline."""
+T5_TOKENS = {True: 512, False: 256}
+"""Length of the T5 embedding: FLUX.1-dev, which is guided, knows 512 tokens and FLUX.1-schnell 256
+(``max_sequence_length`` on their model cards; the pipeline's default, 512, is that of dev)."""
 
 GUIDANCE = 3.5
 """Guidance of models that were distilled with it: the default of the diffusers pipeline."""
@@ -145,14 +147,31 @@ def encode_prompts(
 
     Returns
     -------
-    ``embedding`` (texts, 512, features) of T5, and ``pooled`` (texts, features) of CLIP.
+    ``embedding`` (texts, 512 or 256, features) of T5, and ``pooled`` (texts, features) of CLIP.
     """
-    from reprscope.models.t5 import compact, t5_text
+    from reprscope.models.t5 import t5_text
     from reprscope.models.text import clip_text
 
-    pooled = clip_text(folder, texts, device=device).pooled
-    long = t5_text(folder, texts, number=2, tokens=T5_TOKENS, device=device)
-    return {"embedding": compact(long), "pooled": pooled}
+    config = json.loads((folder / COMPONENT / "config.json").read_text(encoding="utf-8"))
+    tokens = T5_TOKENS[bool(config.get("guidance_embeds", False))]
+    pooled = clip_text(folder, texts, hidden="none", device=device).pooled
+    long = t5_text(folder, texts, number=2, tokens=tokens, device=device)
+    return {"embedding": long, "pooled": pooled}
+
+
+def text_precision(folder: Path, *, device: torch.device) -> dict[str, str]:
+    """Types in which :func:`encode_prompts` computes, by text encoder."""
+    from reprscope.models.t5 import t5_precision
+
+    return {"CLIP": "float32", "T5": t5_precision(folder, number=2, device=device)}
+
+
+def reduced_precision(config: Mapping[str, Any]) -> str:
+    """Type of 16 bits that holds what a denoiser of this configuration computes: bfloat16.
+
+    In float16 some activations of the released weights are cut off at the largest number.
+    """
+    return "bfloat16"
 
 
 def noising(folder: Path) -> Noising:
@@ -208,7 +227,9 @@ def make_empty(
         full = module.config
         latents = torch.empty(1, full["in_channels"] // PATCH**2, *grid)
         prompt = {
-            "embedding": torch.empty(1, T5_TOKENS, full["joint_attention_dim"]),
+            "embedding": torch.empty(
+                1, T5_TOKENS[bool(full["guidance_embeds"])], full["joint_attention_dim"]
+            ),
             "pooled": torch.empty(1, full["pooled_projection_dim"]),
         }
     return Flux(module, FlowSchedule(), guided=full["guidance_embeds"]), latents, prompt

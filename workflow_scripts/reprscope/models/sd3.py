@@ -108,19 +108,40 @@ def encode_prompts(
     from reprscope.models.t5 import compact, t5_text
     from reprscope.models.text import clip_text
 
-    clips = [clip_text(folder, texts, device=device, number=number) for number in (1, 2)]
+    clips = [
+        clip_text(folder, texts, hidden="penultimate", device=device, number=number)
+        for number in (1, 2)
+    ]
     if (folder / "text_encoder_3").is_dir():
         long = t5_text(folder, texts, number=3, tokens=T5_TOKENS, device=device)
     else:
         config = json.loads((folder / COMPONENT / "config.json").read_text(encoding="utf-8"))
         features = config["joint_attention_dim"]
         long = np.zeros((len(texts), T5_TOKENS, features), np.float32)
-    short = np.concatenate([clip.penultimate for clip in clips], axis=2)
+    short = np.concatenate([clip.hidden for clip in clips], axis=2)
     padding = ((0, 0), (0, 0), (0, long.shape[2] - short.shape[2]))
     return {
         "embedding": compact(np.concatenate([np.pad(short, padding), long], axis=1)),
         "pooled": np.concatenate([clip.pooled for clip in clips], axis=1),
     }
+
+
+def text_precision(folder: Path, *, device: torch.device) -> dict[str, str]:
+    """Types in which :func:`encode_prompts` computes, by text encoder."""
+    from reprscope.models.t5 import t5_precision
+
+    if not (folder / "text_encoder_3").is_dir():
+        return {"CLIP": "float32"}
+    return {"CLIP": "float32", "T5": t5_precision(folder, number=3, device=device)}
+
+
+def reduced_precision(config: Mapping[str, Any]) -> str:
+    """Type of 16 bits that holds what a denoiser of this configuration computes.
+
+    float16 for SD-3, whose weights are published in it; bfloat16 for SD-3.5, which is told by its
+    normalised queries and keys and was trained and published in it.
+    """
+    return "bfloat16" if config.get("qk_norm") else "float16"
 
 
 def noising(folder: Path) -> Noising:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -24,11 +25,10 @@ LONG = 2**20
 @torch.inference_mode()
 def t5_text(
     folder: Path, texts: Sequence[str], *, number: int, tokens: int, device: torch.device
-) -> NDArray[np.float32]:
+) -> NDArray[np.floating[Any]]:
     """Embeddings of texts by a T5 encoder of a model folder.
 
-    On the CPU it computes in float32; on a GPU in the precision of its weights, since T5-XXL in
-    float32 (19 GB) fits few of them.
+    See :func:`t5_precision` for the type in which it computes.
 
     Parameters
     ----------
@@ -42,7 +42,8 @@ def t5_text(
 
     Returns
     -------
-    array, (texts, tokens, features), float32
+    array, (texts, tokens, features)
+        See :func:`compact` for its type.
 
     Raises
     ------
@@ -54,7 +55,7 @@ def t5_text(
     vocabulary = folder / f"tokenizer_{number}"
     # Not spiece.model, which needs the package sentencepiece; released models have both.
     check_tokenizer(vocabulary, ("tokenizer.json",))
-    dtype: Any = torch.float32 if device.type == "cpu" else "auto"
+    dtype = getattr(torch, t5_precision(folder, number=number, device=device))
     try:
         tokenizer = T5TokenizerFast.from_pretrained(vocabulary)
         encoder = T5EncoderModel.from_pretrained(folder / f"text_encoder_{number}", dtype=dtype)
@@ -73,16 +74,30 @@ def t5_text(
             truncation=True,
             return_tensors="pt",
         )
-        found.append(encoder(batch.input_ids.to(device))[0].float().cpu().numpy())
+        found.append(compact(encoder(batch.input_ids.to(device))[0].float().cpu().numpy()))
     return np.concatenate(found)
 
 
-def compact(embedding: NDArray[np.float32]) -> NDArray[np.floating[Any]]:
+def t5_precision(folder: Path, *, number: int, device: torch.device) -> str:
+    """Type in which a T5 encoder of a model folder computes.
+
+    On the CPU float32; on a GPU that which its configuration names for its weights (bfloat16 for
+    FLUX, float16 for SD-3), since T5-XXL in float32 (19 GB) fits few of them.
+    """
+    if device.type == "cpu":
+        return "float32"
+    path = folder / f"text_encoder_{number}" / "config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    named = str(config.get("dtype") or config.get("torch_dtype"))
+    return named if named in ("float16", "bfloat16") else "float32"
+
+
+def compact(embedding: NDArray[np.floating[Any]]) -> NDArray[np.floating[Any]]:
     """An embedding (texts, tokens, features) as it is stored: in float16 if it is long.
 
     4 MB instead of 8 for each text of FLUX. It stays in float32 where float16 would overflow.
     """
-    short = embedding[0].nbytes < LONG
+    short = embedding.shape[1] * embedding.shape[2] * 4 < LONG
     if short or np.abs(embedding).max() > np.finfo(np.float16).max:
         return embedding
     return embedding.astype(np.float16)

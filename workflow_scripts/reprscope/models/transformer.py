@@ -44,6 +44,12 @@ class Transformer:
         self.limit = limit
 
     @property
+    def clipping(self) -> list[str]:
+        """The blocks, which in float16 cut off what is too large for it."""
+        lists = ("transformer_blocks", "single_transformer_blocks")
+        return [f"{name}.{i}" for name in lists for i in range(len(getattr(self.module, name, ())))]
+
+    @property
     def timesteps(self) -> int:
         """Number of training timesteps; valid timesteps are 0 to one less."""
         return self.schedule.steps

@@ -63,6 +63,11 @@ class UNet:
         self._rescaling = rescaling and schedule.get("_class_name") in SIGMA_SPACE
 
     @property
+    def clipping(self) -> Sequence[str]:
+        """None: what is too large becomes infinite."""
+        return ()
+
+    @property
     def timesteps(self) -> int:
         """Number of training timesteps; valid timesteps are 0 to one less."""
         return len(self._alphas)
@@ -151,11 +156,21 @@ def encode_prompts(
     from reprscope.models.text import clip_text
 
     if not (folder / "text_encoder_2").is_dir():
-        return {"embedding": clip_text(folder, texts, device=device).last}
-    first = clip_text(folder, texts, device=device)
-    second = clip_text(folder, texts, device=device, number=2)
-    embedding = np.concatenate([first.penultimate, second.penultimate], axis=-1)
+        return {"embedding": clip_text(folder, texts, hidden="last", device=device).hidden}
+    first = clip_text(folder, texts, hidden="penultimate", device=device)
+    second = clip_text(folder, texts, hidden="penultimate", device=device, number=2)
+    embedding = np.concatenate([first.hidden, second.hidden], axis=-1)
     return {"embedding": embedding, "pooled": second.pooled}
+
+
+def text_precision(folder: Path, *, device: torch.device) -> dict[str, str]:
+    """Types in which :func:`encode_prompts` computes, by text encoder."""
+    return {"CLIP": "float32"}
+
+
+def reduced_precision(config: Mapping[str, Any]) -> str:
+    """Type of 16 bits that holds what a denoiser of this configuration computes: float16."""
+    return "float16"
 
 
 def noising(folder: Path) -> Noising:
