@@ -19,7 +19,7 @@ KINDS = {
     "block_table": tables.probe,
     "degradation_lines": tables.degraded,
     "gains": tables.gains,
-    "lines_by_alpha": tables.correspondence,
+    "lines_by_alpha": tables.over_alphas,
     "lines_by_threshold": tables.search,
     "lines_by_layer": tables.layers,
     "lines_by_timestep": tables.correspondence,

@@ -103,6 +103,16 @@ def correspondence() -> pl.DataFrame:
     return pl.DataFrame(rows)
 
 
+def over_alphas() -> pl.DataFrame:
+    """PCK of one timestep at many alphas, of points alone."""
+    one = correspondence().filter(timestep=STEPS[0], alpha=0.1, average="point")
+    parts = [
+        one.with_columns(pl.col("pck", "low", "high") * alpha / 0.1, alpha=pl.lit(alpha))
+        for alpha in (0.02, 0.05, 0.1, 0.15)
+    ]
+    return pl.concat(parts)
+
+
 def picture(width: int = 24, height: int = 16, seed: int = 0) -> bytes:
     rng = np.random.default_rng(seed)
     buffer = io.BytesIO()

@@ -662,3 +662,42 @@ def test_a_map_is_interactive_offline(saved):
     assert shown["block"] == "up[1]"
     assert (shown["row"], shown["col"]) == ("2", "5")
     assert shown["similarity"].replace("−", "-") == f"{value:.3f}"
+
+
+# Lines over alpha
+
+
+def test_lines_over_alpha_are_the_rows_of_blocks_and_estimators():
+    table = tables.over_alphas().with_columns(
+        published_pck=pl.when(estimator="random", alpha=0.1).then(0.0202),
+        published_pck_from=pl.when(estimator="random", alpha=0.1).then(pl.lit("thesis, figure 9")),
+    )
+    spec = draw("lines_by_alpha", table)
+    lines = [rows for part, rows in marks(spec, "line") if "strokeDash" not in part["mark"]]
+    assert len(lines) == len(tables.MODELS)
+    for model, rows in zip(tables.MODELS, lines, strict=True):
+        own = table.filter(model=model, estimator="cosine")
+        assert {(r["block"], r["alpha"], r["pck"]) for r in rows} == {
+            (block_label(p), a, v) for p, a, v in own.select("position", "alpha", "pck").rows()
+        }
+    dashed = [rows for part, rows in marks(spec, "line") if "strokeDash" in part["mark"]]
+    for rows in dashed:
+        # Once, although the table has them at every block.
+        assert len(rows) == 4 * 4
+        assert {r["pck"] for r in rows if r["estimator"] == "same_position"} == set(
+            table.filter(estimator="same_position")["pck"]
+        )
+    said = spec["description"]
+    assert (
+        "Dashed, without features: same place in box, same place in square, same position" in said
+    )
+    assert "Open circles: published (thesis, figure 9)." in said
+    assert "alpha 0" not in said
+
+
+def test_baselines_that_differ_between_blocks_are_an_error():
+    table = tables.over_alphas().with_columns(
+        pck=pl.when(estimator="random", position=tables.BLOCKS[0]).then(0.9).otherwise("pck")
+    )
+    with pytest.raises(UserError, match="Several rows fall on one mark"):
+        draw("lines_by_alpha", table)
