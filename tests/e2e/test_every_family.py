@@ -29,7 +29,7 @@ STUDY = {
     "batch_size": 4,
     "hooksets": {"some": {"positions": POSITIONS}},
     "tasks": {
-        "probe": {"kind": "linear_probe", "epochs": 2, "bootstrap": 10},
+        "probe": {"kind": "linear_probe", "form": "published", "epochs": 2},
         "matching": {"kind": "correspondence"},
         "maps": {"kind": "token_maps", "count": 1, "clusters": 2},
     },

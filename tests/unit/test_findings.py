@@ -33,6 +33,12 @@ def probed(table: pl.DataFrame = TABLE) -> pl.DataFrame:
         low=pl.col("accuracy") - 0.05,
         high=pl.col("accuracy") + 0.05,
         chance=pl.lit(0.1),
+        majority=pl.lit(0.1),
+        p_value=pl.lit(0.001),
+        train_images=pl.lit(600),
+        converged=pl.lit(True),
+        over=pl.lit(None, pl.Float64),
+        added=pl.lit(None, pl.Float64),
     )
 
 
@@ -138,8 +144,8 @@ def test_sentences_state_the_numbers_of_the_chosen_row():
     first, second = linear_probe.findings(probed()).sentences
     assert first == (
         "Linear probe accuracy of a on digits is best in up[1] at t = 0 (chosen on 20 validation "
-        "images from 3 candidates): 55.0 % [50.0, 60.0] on 300 test images; chance of 10 classes "
-        "is 10.0 %."
+        "images from 3 candidates): 55.0 % [50.0, 60.0] on 300 test images, above chance (10.0 % "
+        "for 10 classes)."
     )
     assert "accuracy of b" in second
     assert "mid at t = 0" in second

@@ -50,7 +50,7 @@ MISTAKES = {
     "unknown key of a task": (
         "tasks/probe/epoch",
         5,
-        "tasks.probe has an unknown key epoch: use learning_rate, batch, epochs",
+        "tasks.probe has an unknown key epoch: use form, train_images, seeds, against, penalties",
     ),
     "unknown key of an experiment": (
         "experiments/1/timestep",
@@ -65,12 +65,12 @@ MISTAKES = {
     "unknown theme": ("theme", {"acent": "#000000"}, "theme has an unknown key acent: use accent"),
     "wrong type": ("batch_size", "many", "batch_size is 'many': use a whole number"),
     "wrong type of a parameter": (
-        "tasks/probe/epochs",
+        "tasks/probe/iterations",
         "many",
-        "tasks.probe.epochs is many: use a whole number",
+        "tasks.probe.iterations is many: use a whole number",
     ),
     "wrong value": ("device", "tpu", "device is tpu: use auto or cpu or cuda"),
-    "value out of range": ("tasks/probe/epochs", 0, "tasks.probe: "),
+    "value out of range": ("tasks/probe/iterations", 0, "tasks.probe: "),
     "unusable name": (
         "prompts",
         {"a photo": "x"},

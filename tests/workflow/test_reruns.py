@@ -30,8 +30,8 @@ CHANGES = {
         ],
         {"extract": 2, "evaluate": 2, **AFTER},
     ),
-    "another probe learning rate": (
-        [("config.yaml", "epochs: 5,", "epochs: 5, learning_rate: 0.01,")],
+    "other penalties of a probe": (
+        [("config.yaml", "iterations: 300", "iterations: 300, penalties: [0.1, 1.0]")],
         {"evaluate": 2, **AFTER},
     ),
     "another figure colour": (
