@@ -63,7 +63,7 @@ def _rows(table: pl.DataFrame, options: Options) -> pl.DataFrame:
     extra = [options.low, options.high, options.reference, "images", "pairs", "points"]
     extra += frames.published_columns(rows, options.metric)
     order = in_network_order(rows["position"])
-    return (
+    rows = (
         rows.select(*dict.fromkeys([*wanted, *(c for c in extra if c in rows.columns)]))
         .with_columns(
             pl.col("position").replace_strict({p: block_label(p) for p in order}).alias("block"),
@@ -84,6 +84,9 @@ def _rows(table: pl.DataFrame, options: Options) -> pl.DataFrame:
         .sort("order", maintain_order=True)
         .drop("position", "order")
     )
+    rows = frames.without_unknown(rows, options.low, options.high)
+    ends = [column for column in (options.high, options.metric) if column in rows.columns]
+    return rows.with_columns(above=pl.coalesce(ends))
 
 
 def draw(table: pl.DataFrame, options: Options, theme: Theme) -> alt.TopLevelMixin:
@@ -208,7 +211,7 @@ def _panel(
         base.transform_filter("datum.best").encode(
             x=x,
             xOffset=offset,
-            y=alt.Y(f"{options.high if interval else options.metric}:Q"),
+            y=alt.Y("above:Q"),
             text="label:N",
         ),
         fontWeight=600,

@@ -94,6 +94,19 @@ def one_row_per(table: pl.DataFrame, columns: Sequence[str]) -> None:
     )
 
 
+def without_unknown(table: pl.DataFrame, *columns: str) -> pl.DataFrame:
+    """``table`` without those of ``columns`` that have no value in any row.
+
+    Tables leave the ends of intervals out where there are too few images for them.
+    """
+    unknown = [
+        column
+        for column in columns
+        if column in table.columns and table[column].fill_nan(None).null_count() == len(table)
+    ]
+    return table.drop(unknown)
+
+
 def _count(table: pl.DataFrame, column: str) -> int:
     return 2 if table.schema[column].is_nested() else table[column].n_unique()
 

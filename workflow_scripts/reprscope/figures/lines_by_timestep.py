@@ -113,6 +113,7 @@ def _rows(table: pl.DataFrame, options: Options) -> tuple[pl.DataFrame, pl.DataF
         .sort("order", options.x, maintain_order=True)
         .drop("order")
     )
+    rows = frames.without_unknown(rows, options.low, options.high)
     return rows, _one_value_each(rules, options)
 
 
@@ -271,7 +272,7 @@ def _panel(
         right = best[options.x] > steps[0] + 0.6 * (steps[-1] - steps[0])
         peak = {
             options.x: best[options.x],
-            "at": best[options.high] if interval else best[options.metric],
+            "at": best[options.metric] if best.get(options.high) is None else best[options.high],
             "label": f"{best['block']} {_print(best[options.metric], options)}",
         }
         layers += frames.haloed(
