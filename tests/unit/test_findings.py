@@ -182,16 +182,24 @@ def test_correspondence_states_the_estimators_at_the_alpha_nearest_a_tenth():
     assert list(found.sentences) == [
         "PCK@0.1 of a on menagerie is best in up[2] at t = 50 (chosen on 30 validation pairs from "
         "2 candidates): 30.0 % [30.0, 30.0] of 40 keypoints on 30 test pairs.",
-        "Without looking, the same position estimator reaches 6.0 % [6.0, 6.0] of them.",
+        "Baselines that see no features: same position 6.0 % [6.0, 6.0].",
     ]
     assert found.table["position"].to_list() == ["up_blocks.2"]
     variant = table.with_columns(
-        task=pl.lit("flipped"), gain=pl.lit(0.012), gain_low=pl.lit(-0.001), gain_high=pl.lit(0.03)
+        task=pl.lit("flipped"),
+        gain=pl.lit(0.012),
+        gain_low=pl.lit(-0.001),
+        gain_high=pl.lit(0.03),
+        gain_p_holm=pl.lit(0.2),
+        gains_tried=pl.lit(3),
     )
     assert (
         correspondence.findings(variant)
         .sentences[0]
-        .endswith("test pairs, as flipped +1.2 points [-0.1, +3.0] over the plain match.")
+        .endswith(
+            "; as flipped +1.2 points [-0.1, +3.0] against the plain match, within chance for 3 "
+            "gains tried."
+        )
     )
 
 
