@@ -9,6 +9,7 @@ from reprscope.errors import UserError
 from reprscope.similarity import cosine
 from reprscope.tasks import token_groups
 from reprscope.tasks.token_groups import NAMES, Parameters, measure, similarities, summarise
+from scipy import stats
 from support.fakes import FakeAnnotations, FakeRepresentations
 
 NOTHING = FakeAnnotations(pl.DataFrame())
@@ -148,6 +149,10 @@ def test_corners_that_are_equal_only_after_the_cut_are_found(whole):
     for grid in cut.grids["conv_in"].values():
         grid[:: grid.shape[0] - 1, :: grid.shape[1] - 1] = same
     found, _ = run(whole, eight=cut)
+    # Two more images like each, as fewer than six give no interval.
+    more = [found.with_columns(image_id=pl.col("image_id") + str(number)) for number in range(3)]
+    assert summarise(found, Parameters())["p"].is_null().all()
+    found = pl.concat(more)
     table = summarise(found, Parameters())
     corner = table.row(
         by_predicate=(pl.col("groups") == "corner") & (pl.col("token_size") == 8), named=True
@@ -155,11 +160,58 @@ def test_corners_that_are_equal_only_after_the_cut_are_found(whole):
     assert corner["cropped_image"] == pytest.approx(1)
     assert corner["relative"] == pytest.approx(1 / corner["cropped_representation"])
     assert 1 < corner["low"] <= corner["relative"] <= corner["high"]
-    sentence = token_groups.findings(
-        table.with_columns(model=pl.lit("m"), timestep=pl.lit(50))
-    ).sentences[0]
-    assert "m: the corners" in sentence
-    assert f"{corner['relative']:.2f} times" in sentence
+    part = found.filter(position="conv_in").pivot(
+        on="groups", index="image_id", values=["cropped_image", "cropped_representation"]
+    )
+    gains = (
+        part["cropped_image_corner"]
+        - part["cropped_representation_corner"]
+        - part["cropped_image_other"]
+        + part["cropped_representation_other"]
+    ).to_numpy()
+    test = stats.ttest_1samp(gains, 0, alternative="greater")
+    both = stats.ttest_1samp(gains, 0).confidence_interval()
+    assert corner["gain"] == pytest.approx(gains.mean())
+    assert (corner["gain_low"], corner["gain_high"]) == pytest.approx((both.low, both.high))
+    assert corner["p"] == pytest.approx(test.pvalue)
+    told = token_groups.findings(table.with_columns(model=pl.lit("m"), timestep=pl.lit(50)))
+    assert told.sentences == [
+        "The corners of an image gain more similarity to each other from lying at its border than "
+        "its inner tokens in 1 of one layer of m (paired over 9 images); the highest of these is "
+        f"{corner['relative']:.2f} times as much as away from the border, in conv-in at t = 50."
+    ]
+
+
+def test_what_the_cut_changes_for_all_tokens_is_no_effect_of_corners():
+    rng = np.random.default_rng(7)
+    rows = []
+    for position in ("conv_in", "mid_block", "conv_out"):
+        for image in range(40):
+            raised = 0.2 + 0.05 * rng.normal()
+            for groups in ("corner", "border", "other"):
+                level = 0.4 + 0.1 * rng.normal()
+                added = raised + 0.05 * rng.normal() + (0.2 if groups == position else 0)
+                rows.append((position, f"i{image}", groups, 8, 9, 9, level + added, level))
+    frame = pl.DataFrame(rows, token_groups._SCHEMA, orient="row")
+    table = summarise(frame, Parameters())
+    # The ratio alone is above 1 everywhere.
+    assert (table.filter(groups="corner")["low"] > 1).all()
+    keyed = table.with_columns(model=pl.lit("m"), timestep=pl.lit(50))
+    told = token_groups.findings(keyed)
+    assert told.sentences == [
+        "The corners of an image gain more similarity to each other from lying at its border than "
+        "its inner tokens in none of the 3 layers of m (paired over 40 images, adjusted for 3 "
+        "layers)."
+    ]
+    assert told.table.is_empty()
+    raised = frame.with_columns(
+        pl.when((pl.col("position") == "mid_block") & (pl.col("groups") == "corner"))
+        .then(pl.col("cropped_image") + 0.2)
+        .otherwise("cropped_image")
+        .alias("cropped_image")
+    )
+    keyed = summarise(raised, Parameters()).with_columns(model=pl.lit("m"), timestep=pl.lit(50))
+    assert "in 1 of the 3 layers of m" in token_groups.findings(keyed).sentences[0]
 
 
 def test_the_order_of_images_does_not_matter(whole):
@@ -191,7 +243,7 @@ def test_the_ratio_is_of_means_and_its_interval_of_resampled_images():
     rng = np.random.default_rng(3)
     noise = rng.normal(size=(400, 2)) * 0.1
     values = [(0.6 + a, 0.3 + b) for a, b in noise]
-    row = summarise(rows_of(values), Parameters(bootstrap=2000)).row(0, named=True)
+    row = summarise(rows_of(values), Parameters()).row(0, named=True)
     means = np.mean(values, axis=0)
     assert row["relative"] == pytest.approx(means[0] / means[1])
     assert row["images"] == 400
@@ -223,7 +275,6 @@ def test_the_views_are_the_companions():
         ({"crops": []}, "crops"),
         ({"crops": ["a", "a"]}, "crops"),
         ({"counts": "right"}, "counts"),
-        ({"bootstrap": 0}, "bootstrap"),
     ],
 )
 def test_unusable_settings_are_named(settings, words):

@@ -13,10 +13,8 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import polars as pl
 
-from reprscope.findings import Findings, where
-from reprscope.metrics import LEVEL, bootstrap_ratio
-from reprscope.parameters import check_whole
-from reprscope.seeds import item_seed
+from reprscope.findings import CONDITION, Findings, told_apart, where
+from reprscope.statistics import mean
 from reprscope.tasks._pictures import Choice, choose, finite_tokens, frame, pictures
 
 if TYPE_CHECKING:
@@ -51,20 +49,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Parameters(Choice):
-    """Settings of the task, beside the choice of images whose own maps are kept.
-
-    Attributes
-    ----------
-    bootstrap, seed
-        Number of resamples of the images for the 95 % intervals, and their seed.
-    """
-
-    bootstrap: int = 1000
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_whole(self, "bootstrap")
+    """Settings of the task: the choice of images whose own maps are kept."""
 
 
 def measure(
@@ -149,12 +134,13 @@ def summarise(measurements: pl.DataFrame, parameters: Parameters) -> pl.DataFram
     measurements
         What :func:`measure` returns.
     parameters
-        Number and seed of the resamples.
+        Not read.
 
     Returns
     -------
     The same columns. Rows of kind "statistics" are one for each position and statistic: ``value``,
-    ``low`` and ``high`` (95 % interval from resampled images), ``images``.
+    ``low`` and ``high`` (95 % t interval over images; null for fewer than
+    :data:`~reprscope.statistics.FEWEST_UNITS`), ``images``.
     """
     frames = [measurements.filter(pl.col("kind") != "statistics")]
     values = measurements.filter(pl.col("kind") == "statistics").with_columns(
@@ -165,41 +151,43 @@ def summarise(measurements: pl.DataFrame, parameters: Parameters) -> pl.DataFram
         whole = table.select(STATISTICS).drop_nulls().to_numpy()
         if not len(whole):
             continue
-        resampled = bootstrap_ratio(
-            whole,
-            np.ones(len(whole)),
-            replicates=parameters.bootstrap,
-            # The same resamples everywhere, so that layers can be compared.
-            rng=np.random.default_rng(item_seed(parameters.seed, "images")),
-        )
-        low, high = np.quantile(resampled, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
+        value, low, high = mean(whole).interval()
         frames.append(
             frame(
                 _SCHEMA,
                 position=position,
                 kind="statistics",
                 statistic=STATISTICS,
-                value=whole.mean(axis=0),
+                value=value,
                 low=low,
                 high=high,
                 images=len(whole),
             )
         )
-    return pl.concat(frames)
+    return pl.concat(frames).with_columns(pl.col("low", "high").fill_nan(None))
 
 
 def findings(table: pl.DataFrame) -> Findings:
-    """Where single tokens stand out most by their norm, for every model and condition."""
-    keys = [name for name in ("task", "dataset", "model", "protocol", "seed") if name in table]
-    highest = table.filter(pl.col("statistic") == "highest").drop("png")
-    most = highest.sort("value", descending=True, maintain_order=True).unique(
-        keys, keep="first", maintain_order=True
+    """Where single tokens have the highest norm of their map, for every model and condition.
+
+    It describes: a maximum lies above the mean in every map, and the place is the highest of those
+    that were looked at.
+    """
+    keys = [name for name in ("model", *CONDITION) if name in table.columns]
+    highest = table.filter(pl.col("statistic") == "highest").drop("png").drop_nulls("value")
+    most = (
+        highest.with_columns(tried=pl.len().over(keys))
+        .sort("value", descending=True, maintain_order=True)
+        .unique(keys, keep="first", maintain_order=True)
     )
-    sentences = [
-        f"{row['model']}: single tokens stand out most in "
-        f"{where(row['position'], row['timestep'])}, where the highest norm of a map is "
-        f"{row['value']:.1f} times [{row['low']:.1f}, {row['high']:.1f}] its mean, on average over "
-        f"{row['images']} images."
-        for row in most.iter_rows(named=True)
-    ]
-    return Findings(sentences, most)
+    order = highest.select(keys).unique(maintain_order=True)
+    most = order.join(most, on=keys, how="left", maintain_order="left", nulls_equal=True)
+    sentences = []
+    for row, under in zip(most.iter_rows(named=True), told_apart(most), strict=True):
+        among = f" is highest of {row['tried']} on these images" if row["tried"] > 1 else " is"
+        sentences.append(
+            f"{row['model']}{under}: the highest norm of a map, in units of its mean,{among} in "
+            f"{where(row['position'], row['timestep'])}: {row['value']:.1f} on average over "
+            f"{row['images']} images."
+        )
+    return Findings(sentences, most.drop("tried"))

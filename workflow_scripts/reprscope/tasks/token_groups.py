@@ -5,7 +5,9 @@ compared. One is the map of the whole image without its outer ring of tokens, so
 tokens did not see the border of an image. The other is the map of the image that was cut by one
 token on each side before it was encoded: there the same tokens lie at the border. If tokens in the
 corners of an image resemble each other because they are in a corner, their mean cosine similarity
-is higher in the second map than in the first.
+is higher in the second map than in the first. The cut may change the similarity of all tokens, so
+that a sentence rests on what corners gain beyond what the inner tokens of the same image gain: a
+paired difference, one for each image.
 
 By how many pixels an image is cut depends on the layer's token size. The task reads one further
 representation for every size, each made by a view that cuts the encoded image, and takes for each
@@ -27,11 +29,9 @@ import polars as pl
 
 from reprscope.coordinates import Affine
 from reprscope.errors import UserError
-from reprscope.findings import Findings, told_apart, where
-from reprscope.metrics import LEVEL, bootstrap_ratio
-from reprscope.parameters import check_whole
-from reprscope.seeds import item_seed
+from reprscope.findings import CONDITION, Findings, told_apart, where
 from reprscope.similarity import normalise
+from reprscope.statistics import SIGNIFICANT, Estimate, holm, mean
 from reprscope.tasks._pictures import finite_tokens
 
 if TYPE_CHECKING:
@@ -73,6 +73,10 @@ _SUMMARY: Final = {
     "relative": pl.Float64,
     "low": pl.Float64,
     "high": pl.Float64,
+    "gain": pl.Float64,
+    "gain_low": pl.Float64,
+    "gain_high": pl.Float64,
+    "p": pl.Float64,
     "images": pl.Int64,
 }
 
@@ -92,14 +96,10 @@ class Parameters:
     counts
         ``exact``: means over the pairs of tokens that there are. ``published``: divided by the
         number of tokens before the outer ring is removed, as in the thesis and the paper.
-    bootstrap, seed
-        Number of resamples of the images for the 95 % intervals, and their seed.
     """
 
     crops: tuple[str, ...] = ("crop-8", "crop-16", "crop-32", "crop-64")
     counts: str = "exact"
-    bootstrap: int = 1000
-    seed: int = 0
 
     def __post_init__(self) -> None:
         # A study's list becomes a tuple here, so that it cannot be changed.
@@ -108,7 +108,6 @@ class Parameters:
             raise UserError(f"crops is {list(self.crops)}; list at least one view, each once.")
         if self.counts not in COUNTS:
             raise UserError(f"counts is {self.counts!r}; use one of: {', '.join(COUNTS)}.")
-        check_whole(self, "bootstrap")
 
 
 def companions(parameters: Parameters) -> dict[str, dict[str, str]]:
@@ -316,70 +315,125 @@ def similarities(tokens: NDArray[Any], *, counts: str) -> Floats:
 
 
 def summarise(measurements: pl.DataFrame, parameters: Parameters) -> pl.DataFrame:
-    """Mean similarities over images, and their ratio with an interval.
+    """Mean similarities over images, their ratio, and what the border adds, with intervals.
 
     Parameters
     ----------
     measurements
         What :func:`measure` returns.
     parameters
-        Number and seed of the resamples.
+        Not read.
 
     Returns
     -------
     One row for each position and pair of groups that has a similarity: ``position``, ``groups``,
     ``token_size``, ``cropped_image`` and ``cropped_representation`` (mean over images),
-    ``relative`` (the first as a multiple of the second), ``low`` and ``high`` (95 % interval of it,
-    from resampled images), ``images``. A ratio to a similarity that is not positive says nothing:
-    ``relative`` is null then, and the interval is null where a resample comes upon one.
+    ``relative`` (the first as a multiple of the second) with its interval over images, ``gain``
+    (the mean over images of their difference less that of the pairs of other tokens of the same
+    image) with its interval ``gain_low``, ``gain_high``, ``p`` of the null that it is not above 0
+    (one-sided t-test, not adjusted), ``images``. A ratio to a similarity that is not positive says
+    nothing: ``relative`` is null then, and its interval where that of the similarity reaches 0.
+    ``gain`` is null for the other tokens themselves, and where a grid has no two of them. Intervals
+    and ``p`` are null for fewer than :data:`~reprscope.statistics.FEWEST_UNITS` images.
     """
     rows: list[dict[str, Any]] = []
     keys = ["position", "groups", "token_size"]
-    there = measurements.drop_nulls(["cropped_image", "cropped_representation"])
+    columns = ["cropped_image", "cropped_representation"]
+    there = measurements.drop_nulls(columns)
+    inner = there.filter(pl.col("groups") == GROUPS[-1]).select(
+        "position", "token_size", "image_id", inner=pl.col(columns[0]) - pl.col(columns[1])
+    )
     for (position, groups, size), part in there.group_by(keys, maintain_order=True):
         part = part.sort("image_id")
-        values = part.select("cropped_image", "cropped_representation").to_numpy()
+        values = part.select(columns).to_numpy()
         image, representation = values.mean(axis=0)
-        resampled = bootstrap_ratio(
-            values,
-            np.ones(len(values)),
-            replicates=parameters.bootstrap,
-            # The same resamples everywhere, so that layers and groups can be compared.
-            rng=np.random.default_rng(item_seed(parameters.seed, "images")),
-        )
-        positive = bool((resampled[:, 1] > 0).all())
-        ends = (
-            np.quantile(resampled[:, 0] / resampled[:, 1], [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-            if positive
-            else (None, None)
-        )
-        rows.append(
-            {
-                "position": position,
-                "groups": groups,
-                "token_size": size,
-                "cropped_image": image,
-                "cropped_representation": representation,
-                "relative": image / representation if representation > 0 else None,
-                "low": ends[0],
-                "high": ends[1],
-                "images": len(values),
-            }
-        )
-    return pl.DataFrame(rows, schema=_SUMMARY)
+        row = {
+            "position": position,
+            "groups": groups,
+            "token_size": size,
+            "cropped_image": image,
+            "cropped_representation": representation,
+            "images": len(values),
+        }
+        if representation > 0:
+            row |= _named(("relative", "low", "high"), ratio_of_means(values))
+        if groups != GROUPS[-1]:
+            paired = part.join(
+                inner, on=["position", "token_size", "image_id"], how="inner", maintain_order="left"
+            )
+            gains = paired.select(pl.col(columns[0]) - pl.col(columns[1]) - pl.col("inner"))
+            if len(gains):
+                estimate = mean(gains.to_numpy())
+                row |= _named(("gain", "gain_low", "gain_high"), estimate)
+                row["p"] = float(estimate.p_value(alternative="greater")[0])
+        rows.append(row)
+    return pl.DataFrame(rows, schema=_SUMMARY).with_columns(
+        pl.col(name).fill_nan(None) for name, kind in _SUMMARY.items() if kind == pl.Float64
+    )
+
+
+def ratio_of_means(values: Floats) -> Estimate:
+    """Ratio of the means of two columns over images, with its error by the delta method.
+
+    Parameters
+    ----------
+    values
+        (images, 2); single values may be negative, the mean of the second is positive.
+
+    Returns
+    -------
+    Estimate of (1,). Its error is NaN where the interval of the second mean reaches 0.
+    """
+    first, second = values.mean(axis=0)
+    value = first / second
+    error = mean((values[:, 0] - value * values[:, 1])[:, None]).error / second
+    if not mean(values[:, 1:]).interval().low[0] > 0:
+        error = np.full(1, np.nan)
+    return mean(values[:, :1])._replace(value=np.array([value]), error=error)
+
+
+def _named(names: tuple[str, str, str], estimate: Estimate) -> dict[str, float]:
+    """Value and interval of an estimate of one column, by the names of columns of a table."""
+    return {name: float(one[0]) for name, one in zip(names, estimate.interval(), strict=True)}
 
 
 def findings(table: pl.DataFrame) -> Findings:
-    """Where the corners resemble each other most, for every model and condition."""
-    keys = [name for name in ("task", "dataset", "model", "protocol", "seed") if name in table]
-    corners = table.filter(pl.col("groups") == "corner").drop_nulls(["relative", "low"])
-    best = corners.sort("relative", descending=True, maintain_order=True).unique(
-        keys, keep="first", maintain_order=True
+    """In how many layers corners resemble each other for being corners, of every model.
+
+    A layer counts if corners gain more than the other tokens of the same images, adjusted for the
+    number of layers and timesteps (Holm).
+    """
+    keys = [name for name in ("model", *CONDITION) if name in table.columns]
+    corners = table.filter(pl.col("groups") == GROUPS[0]).drop_nulls("p")
+    if corners.is_empty():
+        return Findings((), None)
+    corners = corners.with_columns(
+        pl.col("p")
+        .map_batches(lambda p: pl.Series(holm(p.to_numpy())), return_dtype=pl.Float64)
+        .over(keys)
+        .alias("adjusted")
     )
-    sentences = [
-        f"{row['model']}{under}: the corners of an image resemble each other most in "
-        f"{where(row['position'], row['timestep'])}, {row['relative']:.2f} times "
-        f"[{row['low']:.2f}, {row['high']:.2f}] as much as the same tokens away from the border."
-        for row, under in zip(best.iter_rows(named=True), told_apart(best), strict=True)
-    ]
-    return Findings(sentences, best)
+    parts = corners.partition_by(keys, maintain_order=True)
+    under = told_apart(pl.concat([part.head(1) for part in parts]))
+    sentences, rows = [], []
+    for part, text in zip(parts, under, strict=True):
+        held = part.filter(pl.col("adjusted") < SIGNIFICANT)
+        many = f"the {len(part)} layers" if len(part) > 1 else "one layer"
+        said = (
+            f"The corners of an image gain more similarity to each other from lying at its border "
+            f"than its inner tokens in {len(held) or 'none'} of {many} of {part['model'][0]}{text} "
+            f"(paired over {max(part['images'].to_list())} images"
+            f"{f', adjusted for {len(part)} layers' if len(part) > 1 else ''})"
+        )
+        top = held.drop_nulls(["relative", "low"]).sort(
+            "relative", descending=True, maintain_order=True
+        )
+        if len(top):
+            row = top.row(0, named=True)
+            said += (
+                f"; the highest of these is {row['relative']:.2f} times as much as away from the "
+                f"border, in {where(row['position'], row['timestep'])}"
+            )
+        sentences.append(f"{said}.")
+        rows.append(held)
+    return Findings(sentences, pl.concat(rows))
