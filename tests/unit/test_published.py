@@ -216,9 +216,8 @@ def test_values_of_another_precision_are_no_match(precision):
 # Settings of the other kinds: (what, changes of the task, of the experiment) and what is the same.
 PROBE = {
     "kind": "position_probe",
-    "standardise": False,
-    "initialisation": "uniform",
-    "least_steps": 0,
+    "form": "published",
+    "tokens_per_image": 0,
     "held_out": "last",
 }
 GROUPS = {"kind": "token_groups", "crops": ["cut"], "counts": "published"}
@@ -229,10 +228,10 @@ SAME_GROUPS = ["groups-sd-1.5", "groups-image-sd-1.5", "groups-representation-sd
 ROOMS = PAPER | {"datasets": ["rooms"], "views": ["kept"], "resolutions": [640]}
 SAME = [
     (PROBE, PAPER, POSITION),
-    (PROBE | {"grids": [8], "examples": 3, "bootstrap": 10, "seed": 4}, PAPER, POSITION),
+    (PROBE | {"grids": [8], "examples": 3, "iterations": 10, "seed": 4}, PAPER, POSITION),
     (PROBE | {"held_out": "drawn"}, PAPER, []),
     (PROBE | {"test_share": 0.5}, PAPER, []),
-    (PROBE | {"epochs": 6}, PAPER, []),
+    (PROBE | {"form": "converged"}, PAPER, []),
     (PROBE | {"tokens_per_image": 64}, PAPER, []),
     ({"kind": "position_probe"}, PAPER, []),
     (PROBE, PAPER | {"datasets": ["food"]}, []),

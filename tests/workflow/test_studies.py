@@ -191,7 +191,7 @@ def test_its_figures_can_be_drawn_from_the_table_that_the_experiment_makes(
     for path, (one, parts) in measured.items():
         # What a small run needs less of; the table's form does not depend on it.
         parameters = settings["tasks"][one["task"]]
-        few = ("epochs", "iterations", "least_steps", "steps", "bootstrap")
+        few = ("epochs", "iterations", "steps", "bootstrap")
         if kind == "linear_probe" and parameters["form"] == "published":
             few = ("epochs",)
         elif kind == "linear_probe":

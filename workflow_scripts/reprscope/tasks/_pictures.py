@@ -132,6 +132,13 @@ def finite_tokens(
 
 def encoded_png(representations: Representations, annotations: Annotations, image_id: str) -> bytes:
     """PNG of an image exactly as it was encoded, so that tokens lie where they belong."""
+    return encode_png(encoded_picture(representations, annotations, image_id))
+
+
+def encoded_picture(
+    representations: Representations, annotations: Annotations, image_id: str
+) -> NDArray[np.uint8]:
+    """Pixels (height, width, 3) of an image exactly as it was encoded."""
     viewed = representations.viewed
     picture, _ = View(**viewed["view"]).apply(
         annotations.image(image_id),
@@ -139,7 +146,7 @@ def encoded_png(representations: Representations, annotations: Annotations, imag
         multiple=viewed["multiple"],
         image_id=image_id,
     )
-    return encode_png(picture)
+    return picture
 
 
 def frame(schema: Mapping[str, Any], **columns: Any) -> pl.DataFrame:

@@ -1,24 +1,19 @@
 """Position probe: how well a linear map reads a token's place from the token.
 
-Thesis, figures 11 and 27, and the upper row of the paper's figures 2, 4 and 5. Two estimators are
-trained on the tokens of the training images, at every position of the network:
+Thesis, figures 11 and 27, and the upper row of the paper's figures 2, 4 and 5. Rows and columns are
+read apart, by classification and by regression (:mod:`reprscope.place_probes`), at every position
+of the network.
 
-``classification``
-    Two linear classifiers, channels -> rows and channels -> columns, with the mean of their
-    cross-entropies as the loss.
-``regression``
-    One linear map, channels -> (row, column), with the squared error as the loss; the nearest place
-    on the map is the prediction.
+Two forms. ``converged``, the default, fits both to their minimum with penalties chosen on
+validation images. ``published`` is the thesis' recipe, in which small maps get few steps of Adam
+and large ones many, so that layers are compared by how far the optimiser got as well.
 
-Both have a bias, Adam with a learning rate of 1e-3, batches of 512 tokens and 5 epochs. A place is
-compared on grids of s x s cells, where a place ``p`` of ``n`` lies in cell ``p * s // n``; a map
-that is smaller than the grid is compared on its own.
+That a place is read better than by chance does not say that position is encoded: the sky is above.
+The null is the same probe on the colours of the tokens' own patches (:mod:`reprscope.patches`),
+which hold content alone: ``content_only``. What is ``above`` it is compared image by image.
 
-The default form scales every channel, and the places that the regression aims at, to mean 0 and
-deviation 1 over the training tokens, and trains longer where 5 epochs are few steps: on raw tokens
-with a fixed number of epochs, layers of other scales and sizes would be compared by how far the
-optimiser got rather than by what they hold. The thesis' form is ``standardise: false``,
-``initialisation: uniform`` and ``least_steps: 0``.
+A place is compared on grids of s x s cells, where a place ``p`` of ``n`` lies in cell
+``p * s // n``; a map that is smaller than the grid is compared on its own.
 """
 
 from __future__ import annotations
@@ -26,35 +21,41 @@ from __future__ import annotations
 import logging
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
 import polars as pl
 
+from reprscope import logistic, patches, place_probes, statistics
 from reprscope.data.shares import drawn_split
 from reprscope.errors import UserError
-from reprscope.findings import Findings, best, superlative
-from reprscope.metrics import accuracy
+from reprscope.findings import CONDITION, Findings, best, superlative, told_apart, where
 from reprscope.parameters import check_whole
+from reprscope.place_probes import AXES, Probe, Tokens
 from reprscope.seeds import item_seed
 from reprscope.tasks import PICTURE
-from reprscope.tasks._pictures import encoded_png, finite_tokens
+from reprscope.tasks._pictures import encoded_picture, encoded_png, finite_tokens
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import NDArray
 
     from reprscope.data.canonical import Annotations
     from reprscope.store import Representations
 
     Ints = NDArray[np.int64]
+    Read = Callable[[str], NDArray[np.float32]]
+    Grid = tuple[int, int]
 
 NEEDS: Final[frozenset[str]] = frozenset()
 STORES: Final = frozenset({"tokens"})
 PROTOCOL: Final[frozenset[str]] = frozenset()
 
-ESTIMATORS: Final = ("classification", "regression")
-COORDINATES: Final = ("each", "both")
-INITIALISATIONS: Final = ("zeros", "uniform")
+COORDINATES: Final = ("row", "column", "each", "both")
+"""Rows, columns, the mean of the two as in the thesis, and both of a token at once."""
+
+FEATURES: Final = ("tokens", "colours")
 HELD_OUT: Final = ("drawn", "last")
 OWN: Final = 0
 """Stands in the column ``grid`` for the map's own grid."""
@@ -65,6 +66,7 @@ _SCHEMA: Final = {
     "kind": pl.String,
     "split": pl.String,
     "image_id": pl.String,
+    "features": pl.String,
     "estimator": pl.String,
     "height": pl.Int32,
     "width": pl.Int32,
@@ -72,6 +74,13 @@ _SCHEMA: Final = {
     "right_rows": pl.Int32,
     "right_columns": pl.Int32,
     "right_both": pl.Int32,
+    "row_error": pl.Float64,
+    "column_error": pl.Float64,
+    "both_error": pl.Float64,
+    "axis": pl.String,
+    "penalty": pl.Float64,
+    "iterations": pl.Int32,
+    "train_accuracy": pl.Float64,
     "row": pl.Int32,
     "col": pl.Int32,
     "predicted_row": pl.Float32,
@@ -87,6 +96,13 @@ _SUMMARY: Final = {
     "low": pl.Float64,
     "high": pl.Float64,
     "chance": pl.Float64,
+    "content_only": pl.Float64,
+    "above": pl.Float64,
+    "above_low": pl.Float64,
+    "above_high": pl.Float64,
+    "p": pl.Float64,
+    "error": pl.Float64,
+    **{name: _SCHEMA[name] for name in ("penalty", "iterations", "train_accuracy")},
     **{name: _SCHEMA[name] for name in ("image_id", "height", "width", "row", "col")},
     **{name: _SCHEMA[name] for name in ("predicted_row", "predicted_col", "png")},
 }
@@ -100,68 +116,52 @@ class Parameters:
 
     Attributes
     ----------
-    learning_rate, batch, epochs
-        Training with Adam; a batch is a number of tokens, and the last of an epoch may be smaller.
-    least_steps
-        Steps that are trained at least, by more epochs where a layer has few tokens; 0 for the
-        number of epochs alone.
+    form
+        ``converged``, or ``published``: see :mod:`reprscope.place_probes`.
+    iterations
+        Iterations of L-BFGS at most, in the converged form.
     tokens_per_image
-        Tokens of each training image that are trained on, drawn at random; 0 for all.
-    standardise
-        Whether to scale each channel, and the regression's places, to mean 0 and deviation 1 over
-        the training tokens.
-    initialisation
-        ``zeros``, or ``uniform``: weights and biases from the range +-1/sqrt(channels), as the
-        thesis starts.
+        Tokens of each training image that are trained on, drawn at random; 0 for all, as published.
+        As many of each validation image choose the penalty; scored are all.
     grids
         Sides s of the grids on which places are compared, besides the map's own.
     test_share
         Share of the images that are held out for testing where all images of the dataset are in one
         split, as those of ``imagenet_subset`` are; a dataset's own splits are kept.
+    validation_share
+        Share of the training images that become validation images where the dataset has none, in
+        the converged form.
     held_out
-        Which images these are: ``drawn``, each by its own name, or the ``last`` by name, as in the
-        thesis.
+        Which images are held out for testing: ``drawn``, each by its own name, or the ``last`` by
+        name, as in the thesis.
     examples
         Number of test images, the first by name, of which every prediction is kept.
     seed
-        Seed of the order of the tokens, of their choice, of random weights, and of the images that
-        are drawn for testing.
-    bootstrap
-        Number of resamples of the images for the 95 % intervals.
+        Seed of the choice of tokens and of the images that are drawn; in the published form also of
+        the start and the order of tokens.
     """
 
-    learning_rate: float = 1e-3
-    batch: int = 512
-    epochs: int = 5
-    least_steps: int = 1000
-    tokens_per_image: int = 0
-    standardise: bool = True
-    initialisation: str = "zeros"
+    form: Literal["converged", "published"] = "converged"
+    iterations: int = logistic.ITERATIONS
+    tokens_per_image: int = 128
     grids: tuple[int, ...] = (8, 16, 32, 64)
     test_share: float = 0.2
+    validation_share: float = 0.2
     held_out: str = "drawn"
     examples: int = 1
     seed: int = 0
-    bootstrap: int = 1000
 
     def __post_init__(self) -> None:
         # A study's list becomes a tuple here, so that parameters stay hashable.
         object.__setattr__(self, "grids", tuple(self.grids))
-        if not isinstance(self.learning_rate, int | float) or self.learning_rate <= 0:
-            raise UserError(
-                f"learning_rate is {self.learning_rate!r}; write a positive number such as 0.001."
-            )
-        check_whole(self, "batch", "epochs", "bootstrap")
-        check_whole(self, "least_steps", "tokens_per_image", "examples", least=0)
-        if self.initialisation not in INITIALISATIONS:
-            raise UserError(
-                f"initialisation is {self.initialisation!r}; "
-                f"use one of: {', '.join(INITIALISATIONS)}."
-            )
-        if not isinstance(self.test_share, int | float) or not 0 < self.test_share < 1:
-            raise UserError(
-                f"test_share is {self.test_share!r}; write a share between 0 and 1 such as 0.2."
-            )
+        if self.form not in ("converged", "published"):
+            raise UserError(f"form is {self.form!r}; use one of: converged, published.")
+        check_whole(self, "iterations")
+        check_whole(self, "tokens_per_image", "examples", least=0)
+        for name in ("test_share", "validation_share"):
+            value = getattr(self, name)
+            if not isinstance(value, int | float) or not 0 < value < 1:
+                raise UserError(f"{name} is {value!r}; write a share between 0 and 1 such as 0.2.")
         if self.held_out not in HELD_OUT:
             raise UserError(f"held_out is {self.held_out!r}; use one of: {', '.join(HELD_OUT)}.")
         if any(grid < 1 for grid in self.grids) or len(set(self.grids)) != len(self.grids):
@@ -171,26 +171,29 @@ class Parameters:
 def measure(
     representations: Representations, annotations: Annotations, parameters: Parameters
 ) -> pl.DataFrame:
-    """Train both estimators at every position and read the places of all other images' tokens.
+    """Learn to read places at every position and read those of all other images' tokens.
 
     Parameters
     ----------
     representations
-        Features of images whose token grids are alike. The tokens of all training images at one
-        position are held in memory, in half precision if that is how they were stored.
+        Features of images whose token grids are alike. The training tokens of one position are held
+        in memory.
     annotations
-        Images with their splits.
+        Images with their splits, and the pictures, whose colours are the null.
     parameters
         Settings of the probe.
 
     Returns
     -------
-    Rows of ``kind`` "score", one for each position, validation or test image, ``estimator`` and
-    ``grid`` (0: the map's own): ``height`` and ``width`` of the map, and the numbers of tokens
-    whose row (``right_rows``), column (``right_columns``) and whose both (``right_both``) are right
-    on that grid. Rows of ``kind`` "map", one for each token of an example: ``row``, ``col``,
-    ``predicted_row``, ``predicted_col`` (in tokens, whole for ``classification``). Rows of ``kind``
-    "image", one for each example at position "image": ``png``.
+    Rows of ``kind`` "score", one for each position, ``features`` ("tokens", or "colours" of the
+    patches under the same grid), validation or test image, ``estimator`` and ``grid`` (0: the map's
+    own): ``height`` and ``width`` of the map, the numbers of tokens whose row (``right_rows``),
+    column (``right_columns``) and whose both (``right_both``) are right on that grid, and mean
+    errors in tokens on the map's own, ``row_error``, ``column_error`` and ``both_error`` (the
+    distance). Rows of ``kind`` "fit": ``penalty``, ``iterations`` and ``train_accuracy`` of each
+    estimator and ``axis``. Rows of ``kind`` "map", one for each token of an example: ``row``,
+    ``col``, ``predicted_row``, ``predicted_col`` (in tokens, whole for ``classification``). Rows of
+    ``kind`` "image", one for each example at position "image": ``png``.
 
     Raises
     ------
@@ -211,29 +214,57 @@ def measure(
         )
         for image in examples
     ]
+    content: dict[Grid, pl.DataFrame] = {}
     for position in representations.positions:
-        tokens, places, grid = _training_tokens(
-            representations, position, splits["train"], parameters
-        )
-        probe = _train(tokens, places, grid, parameters, seed=item_seed(parameters.seed, position))
-        rows: list[dict[str, Any]] = []
-        for split in _SCORED:
-            for image in splits[split]:
-                queries = _image_tokens(representations, position, image, grid)
-                predicted = probe.predict(queries)
-                common: dict[str, Any] = {"position": position, "split": split, "image_id": image}
-                common |= {"height": grid[0], "width": grid[1]}
-                rows += _scores(predicted, grid, parameters.grids, common)
-                if image in examples and split == "test":
-                    frames += _maps(predicted, grid, common)
-        frames.append(pl.DataFrame(rows))
-        log.info("probed %s: %d x %d, %d training tokens", position, *grid, len(tokens))
+        grid = representations.grid(position, splits["train"][0])
+
+        def tokens(image: str, position: str = position, grid: Grid = grid) -> NDArray[np.float32]:
+            return _image_tokens(representations, position, image, grid)
+
+        def colours(image: str, grid: Grid = grid) -> NDArray[np.float32]:
+            return patches.colours(encoded_picture(representations, annotations, image), grid)
+
+        if grid not in content:
+            # The same for all positions with this grid.
+            _, content[grid] = _probed(colours, grid, splits, parameters, "colours")
+        probe, rows = _probed(tokens, grid, splits, parameters, position)
+        for features, part in zip(FEATURES, (rows, content[grid]), strict=True):
+            frames.append(
+                part.with_columns(
+                    pl.lit(position).alias("position"), pl.lit(features).alias("features")
+                )
+            )
+        for image in examples:
+            common: dict[str, Any] = {"position": position, "split": "test", "image_id": image}
+            common |= {"height": grid[0], "width": grid[1]}
+            frames += _maps(probe.predict(_flat(tokens(image))), grid, common)
+        log.info("probed %s: %d x %d", position, *grid)
     schema = pl.DataFrame(schema=_SCHEMA)
     return pl.concat([schema, *(_typed(frame) for frame in frames)], how="diagonal")
 
 
+def _probed(
+    read: Read, grid: Grid, splits: dict[str, list[str]], parameters: Parameters, name: str
+) -> tuple[Probe, pl.DataFrame]:
+    """A probe of some features, and rows of kind "score" and "fit" of it."""
+    seed = item_seed(parameters.seed, name)
+    train = _drawn(read, splits["train"], grid, parameters, name)
+    if parameters.form == "published":
+        probe = place_probes.published(train, grid, seed=seed)
+    else:
+        validation = _drawn(read, splits["validation"], grid, parameters, name)
+        probe = place_probes.converged(train, validation, grid, iterations=parameters.iterations)
+    rows: list[dict[str, Any]] = [{"kind": "fit", **one._asdict()} for one in probe.learned]
+    for split in _SCORED:
+        for image in splits[split]:
+            common = {"split": split, "image_id": image, "height": grid[0], "width": grid[1]}
+            rows += _scores(probe, _flat(read(image)), parameters.grids, common)
+    kept = {key: kind for key, kind in _SCHEMA.items() if key not in ("position", "features")}
+    return probe, pl.DataFrame(rows, schema=kept)
+
+
 def summarise(measurements: pl.DataFrame, parameters: Parameters) -> pl.DataFrame:
-    """Accuracy of each estimator and grid, with its 95 % bootstrap interval over images.
+    """Accuracy of each estimator and grid over images, beside what colours tell.
 
     Parameters
     ----------
@@ -244,52 +275,78 @@ def summarise(measurements: pl.DataFrame, parameters: Parameters) -> pl.DataFram
 
     Returns
     -------
-    Rows of ``kind`` "score": ``position``, ``split``, ``estimator``, ``grid``, ``coordinates``
-    ("each": mean over rows and columns, as in the thesis; "both": right in both at once),
-    ``images``, ``accuracy`` (share of tokens), ``low``, ``high``, and ``chance``, that of uniformly
-    random places. All of them are scored on the same resamples of the images. Rows of ``kind``
-    "map" and "image" as they are measured.
+    Rows of ``kind`` "score": ``position``, ``split``, ``estimator``, ``grid``, ``coordinates`` (see
+    :data:`COORDINATES`), ``images``, ``accuracy`` (share of tokens), ``low``, ``high``; ``chance``,
+    the accuracy of uniformly random places; ``content_only``, that of the probe on colours of the
+    same images, ``above``, the difference to it, ``above_low``, ``above_high``, and ``p``, of the
+    one-sided test over images that it is not positive; ``error``, the mean error in tokens on the
+    map's own grid; ``penalty``, ``iterations`` (of the coordinate; null for two) and
+    ``train_accuracy``. Rows of ``kind`` "map" and "image" as they are measured.
     """
     keys = ["position", "estimator", "grid"]
-    scores = measurements.filter(pl.col("kind") == "score")
-    tokens = pl.col("height") * pl.col("width")
-    shares = scores.with_columns(
-        each=(pl.col("right_rows") + pl.col("right_columns")) / (2 * tokens),
-        both=pl.col("right_both") / tokens,
-    )
-    frames = []
+    scores = measurements.filter(pl.col("kind") == "score").sort("image_id", maintain_order=True)
+    learned = {
+        (row["position"], row["estimator"], row["axis"]): row
+        for row in measurements.filter(kind="fit", features="tokens").iter_rows(named=True)
+    }
+    rows: list[dict[str, Any]] = []
     for split in _SCORED:
-        of_split = shares.filter(pl.col("split") == split)
-        if of_split.is_empty():
-            continue
-        groups = of_split.sort(*keys[1:], "image_id", maintain_order=True).partition_by(
-            keys, maintain_order=True
-        )
-        values = [group[name].to_numpy() for group in groups for name in COORDINATES]
-        bounds = accuracy(
-            np.stack(values, axis=1),
-            replicates=parameters.bootstrap,
-            seed=item_seed("position_probe", split),
-        )
-        rows = [
-            {name: group[name][0] for name in keys}
-            | {"kind": "score", "split": split, "coordinates": name, "images": len(group)}
-            | {"chance": chance((group["height"][0], group["width"][0]), group["grid"][0], name)}
-            for group in groups
-            for name in COORDINATES
-        ]
-        frames.append(
-            pl.DataFrame(rows).with_columns(
-                accuracy=pl.Series(bounds.value),
-                low=pl.Series(bounds.low),
-                high=pl.Series(bounds.high),
+        own, content = (
+            scores.filter(split=split, features=features).partition_by(
+                keys, as_dict=True, maintain_order=True
             )
+            for features in FEATURES
         )
-    kept = measurements.filter(pl.col("kind") != "score")
-    table = pl.concat([*frames, kept], how="diagonal_relaxed")
-    return table.select(
-        (pl.col(name) if name in table.columns else pl.lit(None)).cast(kind).alias(name)
+        if not own:
+            continue
+        # All columns side by side, since all groups have the same images.
+        shares = np.concatenate([_shares(group) for group in own.values()], axis=1)
+        others = np.concatenate([_shares(content[key]) for key in own], axis=1)
+        found = statistics.mean(shares).share()
+        above = statistics.mean(shares - others)
+        differ, p = above.interval(), above.p_value(alternative="greater")
+        only = others.mean(axis=0)
+        columns = [(key, group, name) for key, group in own.items() for name in COORDINATES]
+        for number, (key, group, name) in enumerate(columns):
+            position, estimator, grid = key
+            shape = (group["height"][0], group["width"][0])
+            one = learned.get((position, estimator, name), {})
+            both = [learned[position, estimator, axis]["train_accuracy"] for axis in AXES]
+            train = {"each": sum(both) / 2, "both": None}.get(name, one.get("train_accuracy"))
+            error = group[f"{name}_error"].mean() if name != "each" and grid == OWN else None
+            rows.append(
+                dict(zip(keys, key, strict=True))
+                | {"kind": "score", "split": split, "coordinates": name, "images": len(group)}
+                | {"accuracy": found.value[number], "low": found.low[number]}
+                | {"high": found.high[number], "chance": chance(shape, int(grid), name)}
+                | {"content_only": only[number], "above": differ.value[number]}
+                | {"above_low": differ.low[number], "above_high": differ.high[number]}
+                | {"p": p[number], "error": error, "train_accuracy": train}
+                | {"penalty": one.get("penalty"), "iterations": one.get("iterations")}
+            )
+    kept = measurements.filter(pl.col("kind").is_in(["map", "image"]))
+    bounds = [name for name, kind in _SUMMARY.items() if kind == pl.Float64]
+    table = pl.concat(
+        [pl.DataFrame(rows, infer_schema_length=None), kept], how="diagonal_relaxed"
+    ).select(
+        (pl.col(name) if name in {*rows[0], *kept.columns} else pl.lit(None)).cast(kind).alias(name)
         for name, kind in _SUMMARY.items()
+    )
+    return table.with_columns(pl.col(bounds).fill_nan(None))
+
+
+def _shares(scores: pl.DataFrame) -> NDArray[np.float64]:
+    """Shares (images, coordinates) of tokens that are right."""
+    tokens = pl.col("height") * pl.col("width")
+    return (
+        scores.select(
+            row=pl.col("right_rows") / tokens,
+            column=pl.col("right_columns") / tokens,
+            each=(pl.col("right_rows") + pl.col("right_columns")) / (2 * tokens),
+            both=pl.col("right_both") / tokens,
+        )
+        .select(COORDINATES)
+        .to_numpy()
     )
 
 
@@ -305,6 +362,8 @@ def chance(shape: tuple[int, int], grid: int, coordinates: str) -> float:
     for length in shape:
         counts = np.bincount(cells(np.arange(length), length, grid))
         shares.append(float((counts**2).sum()) / length**2)
+    if coordinates in AXES:
+        return shares[AXES.index(coordinates)]
     return math.prod(shares) if coordinates == "both" else sum(shares) / 2
 
 
@@ -321,6 +380,8 @@ def _splits(
     filled = [names for names in splits.values() if names]
     if len(filled) == 1:
         splits = {"validation": []} | divided(filled[0], parameters)
+    if parameters.form == "converged" and not splits["validation"]:
+        splits |= without_validation(splits["train"], parameters)
     for split in ("train", "test"):
         if not splits[split]:
             raise UserError(
@@ -342,12 +403,19 @@ def divided(names: list[str], parameters: Parameters) -> dict[str, list[str]]:
     }
 
 
+def without_validation(names: list[str], parameters: Parameters) -> dict[str, list[str]]:
+    """Take validation images from the training images: a fixed share of them, at least one."""
+    order = sorted(names, key=lambda name: item_seed(parameters.seed, "validation", name))
+    number = math.ceil(len(names) * parameters.validation_share)
+    return {"validation": sorted(order[:number]), "train": sorted(order[number:])}
+
+
 def _image_tokens(
-    representations: Representations, position: str, image: str, grid: tuple[int, int] | None
+    representations: Representations, position: str, image: str, grid: Grid
 ) -> NDArray[np.float32]:
     """Tokens (h, w, channels) of one image, on a known grid."""
     tokens = finite_tokens(representations, position, image, kind="position_probe")
-    if grid is not None and tokens.shape[:2] != grid:
+    if tokens.shape[:2] != grid:
         raise UserError(
             f"position_probe: image '{image}' has {tokens.shape[0]} x {tokens.shape[1]} tokens at "
             f"{position}, others have {grid[0]} x {grid[1]}; use a view with `fit: pad` or "
@@ -356,20 +424,19 @@ def _image_tokens(
     return tokens
 
 
-def _training_tokens(
-    representations: Representations, position: str, images: list[str], parameters: Parameters
-) -> tuple[NDArray[Any], Ints, tuple[int, int]]:
-    """Training tokens (n, channels), their places (n, 2) and the grid (h, w)."""
-    grid: tuple[int, int] | None = None
+def _flat(tokens: NDArray[np.float32]) -> NDArray[np.float32]:
+    return tokens.reshape(-1, tokens.shape[-1])
+
+
+def _drawn(read: Read, images: list[str], grid: Grid, parameters: Parameters, name: str) -> Tokens:
+    """Tokens of several images, in half precision if nothing is lost by it."""
     table: NDArray[Any] = np.empty(0)
     places: list[Ints] = []
     for number, image in enumerate(images):
-        tokens = _image_tokens(representations, position, image, grid)
-        grid = tokens.shape[:2]
-        flat = tokens.reshape(-1, tokens.shape[-1])
+        flat = _flat(read(image))
         chosen = np.arange(len(flat))
         if 0 < parameters.tokens_per_image < len(flat):
-            rng = np.random.default_rng(item_seed(parameters.seed, "tokens", position, image))
+            rng = np.random.default_rng(item_seed(parameters.seed, "tokens", name, image))
             chosen = np.sort(rng.choice(len(flat), parameters.tokens_per_image, replace=False))
         with np.errstate(over="ignore"):  # what does not fit is found unequal below
             half = flat[chosen].astype(np.float16)
@@ -379,147 +446,30 @@ def _training_tokens(
             table = table.astype(np.float32)
         table[number * len(chosen) : (number + 1) * len(chosen)] = flat[chosen]
         places.append(np.stack(np.divmod(chosen, grid[1]), axis=1))
-    assert grid is not None
-    return table, np.concatenate(places), grid
-
-
-class _Probe:
-    """Both estimators as one linear map: logits of rows and columns, then row and column."""
-
-    def __init__(self, weight: Any, bias: Any, scaling: _Scaling, grid: tuple[int, int]) -> None:
-        self._weight, self._bias, self._scaling, self._grid = weight, bias, scaling, grid
-
-    def predict(self, tokens: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
-        """Places (h * w, 2) of the tokens (h, w, channels) of one image, by estimator."""
-        import torch
-
-        height, width = self._grid
-        inputs = torch.from_numpy(tokens.reshape(-1, tokens.shape[-1]))
-        with torch.no_grad(), _one_thread():
-            found = torch.addmm(self._bias, self._scaling.inputs(inputs), self._weight)
-            rows = found[:, :height].argmax(dim=1)
-            columns = found[:, height : height + width].argmax(dim=1)
-            aimed = found[:, height + width :] * self._scaling.spread + self._scaling.middle
-        return {
-            "classification": torch.stack([rows, columns], dim=1).numpy().astype(np.float32),
-            "regression": aimed.numpy(),
-        }
-
-
-class _Scaling:
-    """What channels and places are scaled by: nothing, or mean and deviation."""
-
-    def __init__(self, tokens: NDArray[Any], places: Ints, *, standardise: bool) -> None:
-        import torch
-
-        channels = tokens.shape[1]
-        centre, deviation = np.zeros(channels), np.ones(channels)
-        middle, spread = np.zeros(2), np.ones(2)
-        if standardise:
-            # In parts, since a layer's tokens may fill much of the memory.
-            parts = range(0, len(tokens), 1 << 14)
-            for start in parts:
-                centre += tokens[start : start + (1 << 14)].sum(axis=0, dtype=np.float64)
-            centre /= len(tokens)
-            square = np.zeros(channels)
-            for start in parts:
-                away = tokens[start : start + (1 << 14)].astype(np.float64) - centre
-                square += np.square(away).sum(axis=0)
-            deviation = np.sqrt(square / len(tokens))
-            middle, spread = places.mean(axis=0), places.std(axis=0)
-            deviation[deviation == 0] = 1
-            spread[spread == 0] = 1
-        self._identity = not standardise
-        self._centre, self._deviation, self.middle, self.spread = (
-            torch.from_numpy(values.astype(np.float32))
-            for values in (centre, deviation, middle, spread)
-        )
-
-    def inputs(self, tokens: Any) -> Any:
-        values = tokens.float()
-        return values if self._identity else (values - self._centre) / self._deviation
-
-
-class _one_thread:  # noqa: N801 - used like a function
-    """One thread: the quickest for such matrices, and sums that do not depend on the cores."""
-
-    def __enter__(self) -> None:
-        import torch
-
-        self._threads = torch.get_num_threads()
-        torch.set_num_threads(1)
-
-    def __exit__(self, *failure: object) -> None:
-        import torch
-
-        torch.set_num_threads(self._threads)
-
-
-def _train(
-    tokens: NDArray[Any],
-    places: Ints,
-    grid: tuple[int, int],
-    parameters: Parameters,
-    *,
-    seed: int,
-) -> _Probe:
-    """Train both estimators at once.
-
-    Adam scales each weight by its own gradients, so that the two, which share no weight, train as
-    they would alone.
-    """
-    import torch
-    from torch.nn import functional
-
-    height, width = grid
-    outputs = height + width + 2
-    scaling = _Scaling(tokens, places, standardise=parameters.standardise)
-    inputs, targets = torch.from_numpy(tokens), torch.from_numpy(places)
-    generator = torch.Generator().manual_seed(seed)
-    weight, bias = torch.zeros((tokens.shape[1], outputs)), torch.zeros(outputs)
-    if parameters.initialisation == "uniform":
-        bound = 1 / math.sqrt(tokens.shape[1])
-        for values in (weight, bias):
-            values.uniform_(-bound, bound, generator=generator)
-    weights = [weight.requires_grad_(), bias.requires_grad_()]
-    optimiser = torch.optim.Adam(weights, lr=parameters.learning_rate, fused=True)
-    steps = -(-len(inputs) // parameters.batch)
-    with _one_thread():
-        for _ in range(max(parameters.epochs, -(-parameters.least_steps // steps))):
-            order = torch.randperm(len(inputs), generator=generator)
-            for chosen in order.split(parameters.batch):
-                optimiser.zero_grad()
-                found = torch.addmm(bias, scaling.inputs(inputs[chosen]), weight)
-                place = targets[chosen]
-                aim = (place - scaling.middle) / scaling.spread
-                loss = (
-                    functional.cross_entropy(found[:, :height], place[:, 0]) / 2
-                    + functional.cross_entropy(found[:, height : height + width], place[:, 1]) / 2
-                    + functional.mse_loss(found[:, height + width :], aim)
-                )
-                loss.backward()
-                optimiser.step()
-    return _Probe(weight.detach(), bias.detach(), scaling, grid)
+    return Tokens(table, np.concatenate(places))
 
 
 def _scores(
-    predicted: dict[str, NDArray[np.float32]],
-    shape: tuple[int, int],
+    probe: Probe,
+    tokens: NDArray[np.float32],
     grids: tuple[int, ...],
     common: dict[str, Any],
 ) -> list[dict[str, Any]]:
-    """Numbers of right tokens of one image, by estimator and grid."""
-    places = np.indices(shape).reshape(2, -1)
+    """Numbers of right tokens of one image, by estimator and grid, and errors on its own."""
+    places = np.indices(probe.grid).reshape(2, -1)
     rows = []
-    for estimator, found in predicted.items():
-        # The nearest place on the map: a regression may aim beside it.
-        whole = [
-            np.clip(np.rint(found[:, axis]), 0, length - 1) for axis, length in enumerate(shape)
-        ]
+    for estimator, found in probe.predict(tokens).items():
+        whole = probe.on_map(found).T
+        away = np.abs(whole - places)
+        errors = {
+            "row_error": float(away[0].mean()),
+            "column_error": float(away[1].mean()),
+            "both_error": float(np.hypot(*away).mean()),
+        }
         for grid in (OWN, *grids):
             right = [
                 cells(whole[axis], length, grid) == cells(places[axis], length, grid)
-                for axis, length in enumerate(shape)
+                for axis, length in enumerate(probe.grid)
             ]
             rows.append(
                 common
@@ -531,6 +481,7 @@ def _scores(
                     "right_columns": int(right[1].sum()),
                     "right_both": int((right[0] & right[1]).sum()),
                 }
+                | (errors if grid == OWN else {})
             )
     return rows
 
@@ -561,24 +512,62 @@ def _typed(frame: pl.DataFrame) -> pl.DataFrame:
 
 
 def findings(table: pl.DataFrame) -> Findings:
-    """The position from which place is read best."""
+    """Where place is read best, and in how many layers it is more than colours tell.
+
+    The first is chosen on validation images. The second is a family of one-sided tests over test
+    images, for rows and columns of all layers and timesteps of a condition, adjusted by Holm.
+    """
     scores = table.filter(
         (pl.col("kind") == "score")
         & (pl.col("estimator") == "classification")
         & (pl.col("grid") == OWN)
-        & (pl.col("coordinates") == "both")
     )
-    found = best(scores, "accuracy")
-    return Findings(
-        [
-            superlative(
-                row,
-                f"The share of {row['model']}'s tokens whose row and column are both read right on "
-                f"{row['dataset']}",
-                "accuracy",
+    both = best(scores.filter(pl.col("coordinates") == "both"), "accuracy")
+    keys = ["model", *(column for column in CONDITION if column in table.columns)]
+    sentences, rows = [], []
+    for row, under in zip(both.iter_rows(named=True), told_apart(both), strict=True):
+        subject = (
+            f"The share of tokens of {row['model']} on {row['dataset']}{under} whose row and "
+            "column are both read right"
+        )
+        told = superlative(row, subject, "accuracy", of="the tokens")
+        sentences.append(
+            f"{told} (chance {100 * row['chance']:.2g} %, from the colours of the tokens' patches "
+            f"{100 * row['content_only']:.2g} %)."
+        )
+        alike = [pl.col(key).eq_missing(pl.lit(row[key])) for key in keys]
+        tried = scores.filter(
+            *alike, pl.col("split") == row["split"], pl.col("coordinates").is_in(AXES)
+        )
+        tried = tried.with_columns(adjusted=statistics.holm(tried["p"].cast(float).to_numpy()))
+        sentences += _beyond_colours(tried, f"{row['model']}{under}")
+        rows.append(tried)
+    return Findings(sentences, pl.concat([both, *rows], how="diagonal") if rows else both)
+
+
+def _beyond_colours(tried: pl.DataFrame, name: str) -> list[str]:
+    """In how many layers each coordinate is read better than from colours; none without a test."""
+    tests = int(tried["p"].count())
+    if not tests:
+        return []
+    family = f"{tests} one-sided t-tests over {tried['images'][0]} {tried['split'][0]} images, Holm"
+    firm = tried.filter(pl.col("adjusted") < statistics.SIGNIFICANT)
+    if firm.is_empty():
+        return [
+            f"{name}: in no layer is a row or a column read better than from the colours of the "
+            f"tokens' patches ({family})."
+        ]
+    counts, margins = [], []
+    for axis in AXES:
+        of, known = (part.filter(pl.col("coordinates") == axis) for part in (tried, firm))
+        counts.append(f"{axis}s in {len(known)} of {len(of)} layers")
+        if len(known):
+            most = known.sort("above", descending=True, maintain_order=True).row(0, named=True)
+            margins.append(
+                f"{axis}s by {100 * most['above']:.1f} points in "
+                f"{where(most['position'], most['timestep'])}"
             )
-            + f"; chance is {100 * row['chance']:.2g} %."
-            for row in found.iter_rows(named=True)
-        ],
-        found,
-    )
+    return [
+        f"{name}: position is encoded beyond what the colours of the tokens' patches tell, "
+        f"{' and '.join(counts)} ({family}); by most on these images: {', '.join(margins)}."
+    ]
