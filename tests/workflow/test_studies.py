@@ -83,13 +83,13 @@ THESIS = {
     # Dense correspondence of other sizes, the mirrored image, other images, degraded images and
     # crops; keypoints of degraded images.
     + BOTH_PROTOCOLS * (4 + 1 + 1 + (1 + 4 * 9) + (1 + 2 * 9) + KEPT)
-    # Similarity to places, and two position probes.
-    + BOTH_PROTOCOLS * (1 + 2)
+    # Similarity to places, two position probes and the variance of place.
+    + BOTH_PROTOCOLS * (1 + 2 + 1)
     # Similarity, norms and correspondence.
     + TRANSFORMERS * (BOTH_PROTOCOLS + 1 + 1),
     "shapes": 1,
     "decode_noise": 6,
-    "tabulate": 8 + 3 + 18 + 7 + 2 + 1,
+    "tabulate": 8 + 3 + 18 + 7 + 2 + 1 + 1,
     "figure": sum((4 * 2, 1, 3, 2, 2, 4))
     # Figure 2; two more of the synthetic set.
     + 1
@@ -101,22 +101,22 @@ THESIS = {
     + sum((3, 2))
     # Dense correspondence.
     + sum((2, 3, 3, 4 * 2))
-    # Figures 10, 11 and 27.
-    + sum((2, 5)),
+    # Figures 10, 11 and 27; the variance of place.
+    + sum((2, 5, 3)),
     "scorecard": 1,
     "report": 1,
 }
-# Paper: three models, one set in 2 shards and four cuts of it, one timestep, seven tasks.
+# Paper: three models, one set in 2 shards and four cuts of it, one timestep, eight tasks.
 PAPER = {
     "fetch_imagenet-subset": 1,
     "fetch_model": 3,
     "encode_prompts": 3,
     "encode_images": 3 * BOTH_PROTOCOLS * 2 * (1 + 4),
     "extract": 3 * BOTH_PROTOCOLS * 2 * (1 + 4),
-    "evaluate": 3 * BOTH_PROTOCOLS * 7,
+    "evaluate": 3 * BOTH_PROTOCOLS * 8,
     "shapes": 1,
-    "tabulate": 4,
-    "figure": 2 + 3 + 3 + 4,
+    "tabulate": 5,
+    "figure": 2 + 3 + 3 + 3 + 4,
     "scorecard": 1,
     "report": 1,
 }
