@@ -87,6 +87,7 @@ def test_pairs_are_of_equal_mirroring_and_never_of_one_picture(small):
 
 def test_keypoints_are_comparable_within_a_mirroring(small):
     mirrored = small.keypoints["image_id"].str.ends_with("-mirrored")
+    assert small.images["scene"].to_list() == small.images["label"].to_list()
     assert small.keypoints["group"].to_list() == mirrored.cast(int).to_list()
 
 

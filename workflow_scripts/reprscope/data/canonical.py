@@ -7,7 +7,8 @@ with ``datasets.load_dataset("parquet", ...)`` and with polars. Columns:
 images
     ``image_id`` (unique), ``image`` (encoded PNG or JPEG bytes), ``width``, ``height`` (pixels),
     ``label`` (class name or null), ``caption`` (or null), ``split`` (train, validation, test).
-    Where several images are of one scene, also ``scene``: images of one are not independent.
+    Where several images are of one scene (or one cut-out), also ``scene``: images of one are not
+    independent.
 pairs
     ``pair_id``, ``split``, ``category``, ``source_id``, ``target_id``, ``keypoints`` (names
     visible in both images), ``source_xy``, ``target_xy`` (one [x, y] per keypoint, original

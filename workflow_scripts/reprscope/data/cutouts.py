@@ -7,7 +7,7 @@ keypoints that both show, so that errors can be counted by the position of sourc
 As in the thesis, the left edge of a cut-out at column k is ``k * size / grid + grid // 2 -
 cutout // 2`` (rows alike), mirroring takes x to ``size - x``, and left and right keep their names
 in a mirrored picture.  The thesis has four cut-outs, 128 px of 512 px, on a 16 x 16 grid: 2,048
-pictures.
+pictures. The column ``scene`` names the cut-out: there are few, however many the pictures.
 
 Cut-outs are renderings of the menagerie, or those of a folder: for each ``NAME.png`` with
 transparent background a ``NAME.json`` with its keypoints, ``{"left_eye": [x, y], ...}``, in pixels
@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 from reprscope.data.canonical import (
     IMAGES_SCHEMA,
     KEYPOINTS_SCHEMA,
+    OPTIONAL_SCHEMA,
     PAIRS_SCHEMA,
     Dataset,
     encode_png,
@@ -162,10 +163,10 @@ def build(parameters: Parameters, threads: int) -> Dataset:
                     name = f"{cutout.name}-r{row:02d}-c{column:02d}" + "-mirrored" * mirror
                     data = encode_png(np.ascontiguousarray(picture))
                     size = (parameters.size, parameters.size)
-                    rows.append((name, data, *size, cutout.name, None, "test"))
+                    rows.append((name, data, *size, cutout.name, None, "test", cutout.name))
                     boxes.append(box)
                     points.append(shown)
-    images = pl.DataFrame(rows, schema=IMAGES_SCHEMA, orient="row")
+    images = pl.DataFrame(rows, schema={**IMAGES_SCHEMA, **OPTIONAL_SCHEMA}, orient="row")
     xy = np.array(points).reshape(len(images), len(names), 2)
     return Dataset(
         images=images,

@@ -17,8 +17,9 @@ from reprscope.labels import KEYS
 MANY = 17
 """Lines of more blocks would hide each other: their legend stands below, and bands are left out."""
 
-# What a figure shows of columns that its filter leaves open: test numbers, in the thesis' form.
-USUAL = {"split": "test", "alpha": 0.1, "average": "point"}
+# What a figure shows of columns that its filter leaves open: test numbers, in the thesis' form,
+# but of pairs of different subjects.
+USUAL = {"split": "test", "alpha": 0.1, "average": "point", "same": "exclude"}
 
 
 def usual(table: pl.DataFrame, filters: Mapping[str, Any]) -> dict[str, Any]:
