@@ -5,13 +5,22 @@ from pathlib import Path
 
 import pytest
 from filelock import FileLock
+from hypothesis import HealthCheck, settings
 from support.embedded import NANO, load_unet
 from support.project import Project, make
+
+# How long an example takes to draw or to run tells how busy the machine is, and not what is wrong.
+settings.register_profile(
+    "any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("any machine")
 
 WORKER = os.environ.get("PYTEST_XDIST_WORKER")
 if WORKER:
     # Workers share the cores; torch, which no test has imported yet, reads this when it starts.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    # Jobs of both may have more threads than there are cores; those that wait shall not spin.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 @pytest.fixture(scope="session")

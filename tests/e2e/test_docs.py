@@ -19,6 +19,7 @@ SETUP = {
     "make check": "CI runs it before the tests",
     "make test": "this run",
     "pip install": "what the Makefile does, and CI with it",
+    "python -m benchmarks.coverage": "takes minutes; test_coverage.py runs it in small",
     "snakemake train_nano": "takes hours; tests/unit/test_nano.py trains for a few steps",
 }
 

@@ -156,5 +156,26 @@ def test_every_dataset_reaches_a_table(computed):
     }
 
 
+def test_the_miniature_of_every_source_is_fetched(computed):
+    project, _, _ = computed
+    folder = project.folder / "results/datasets"
+    counts = {
+        path.parent.name: pl.scan_parquet(path).select(pl.len()).collect().item()
+        for path in folder.glob("*/images.parquet")
+    }
+    assert counts == {
+        "cifar10": 30,
+        "cifar100": 20,
+        "tiny-imagenet": 18,
+        "imagenet-subset": 10,
+        "captioned": 6,
+        "photos": 6,
+        "spair": 9,
+        "nyu": 5,
+    }
+    assert (folder / "nyu" / "depth.h5").is_file()
+    assert project.planned(*(f"results/datasets/{name}/images.parquet" for name in counts)) == {}
+
+
 def test_a_model_that_was_fetched_once_is_not_fetched_again(computed):
     assert computed[2] == []

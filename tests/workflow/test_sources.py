@@ -2,10 +2,7 @@
 
 import os
 
-import polars as pl
-import yaml
 from PIL import Image
-from support import hub, miniatures
 from support.file_server import FileServer
 from support.miniatures import SPAIR_COUNTS, jpeg, sha256, spair
 from support.pictures import smooth_image
@@ -48,35 +45,3 @@ def test_a_wrong_count_ends_in_one_sentence_and_the_next_run_uses_what_was_fetch
         assert [name for name, _ in server.requests] == [archive.name]
     made = {path.name for path in (fresh.folder / TARGET).parent.iterdir()}
     assert made == {"images.parquet", "pairs.parquet", "keypoints.parquet"}
-
-
-def test_the_miniature_of_every_source_is_fetched(fresh, monkeypatch):
-    miniatures.hub(fresh.folder / "hub" / "datasets")
-    entries = miniatures.entries(fresh.folder / "files")
-    path = fresh.folder / "config.yaml"
-    study = yaml.safe_load(path.read_text())
-    study["datasets"] |= entries
-    path.write_text(yaml.safe_dump(study, sort_keys=False))
-    targets = [f"results/datasets/{name}/images.parquet" for name in entries]
-    with hub.serve(fresh.folder / "hub") as served:
-        environment = served.environment(fresh.folder / "home")
-        del environment["HF_HUB_OFFLINE"]
-        for name, value in environment.items():
-            monkeypatch.setitem(os.environ, name, value)
-        fresh.run(*targets)
-    counts = {
-        name: pl.scan_parquet(fresh.folder / target).select(pl.len()).collect().item()
-        for name, target in zip(entries, targets, strict=True)
-    }
-    assert counts == {
-        "cifar10": 30,
-        "cifar100": 20,
-        "tiny-imagenet": 18,
-        "imagenet-subset": 10,
-        "captioned": 6,
-        "photos": 6,
-        "spair": 9,
-        "nyu": 5,
-    }
-    assert (fresh.folder / "results" / "datasets" / "nyu" / "depth.h5").is_file()
-    assert fresh.planned(*targets) == {}

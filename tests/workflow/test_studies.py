@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 from dataclasses import asdict, replace
+from functools import cache
 
 import numpy as np
 import polars as pl
@@ -161,11 +162,17 @@ EXPERIMENTS = [
 ]
 
 
+@cache
+def named(name):
+    """A study, read once for all of its experiments."""
+    return parse(read(ROOT / f"studies/{name}.yaml"))
+
+
 @pytest.mark.parametrize(("name", "experiment"), EXPERIMENTS)
 def test_its_figures_can_be_drawn_from_the_table_that_the_experiment_makes(
     tmp_path, name, experiment
 ):
-    study = parse(read(ROOT / f"studies/{name}.yaml"))
+    study = named(name)
     entry = study.experiments[experiment]
     settings = json.loads(specs.tabulate(study, experiment))
     # As stored: a task may read positions beside those that it is measured at.
