@@ -327,7 +327,8 @@ def test_intervals_are_those_of_pairs_that_share_images(features, annotations):
             shared = (image[:, None, :, None] == image[None, :, None, :]).sum(axis=(2, 3))
             value = np.array(list(of_pair.values()))
             variance = max(value @ (shared >= least) @ value for least in (1, 2))
-            error = math.sqrt(variance * units * (units - 1)) / (units - 2)
+            scale = units * (units - 1) / ((units - 2) * (units - 3))
+            error = math.sqrt(variance * scale)
             reach = scipy.stats.t.ppf(0.975, units - 1) * error
             assert row[f"{name}_high"] - row[name] == pytest.approx(reach)
             assert row[name] - row[f"{name}_low"] == pytest.approx(reach)
