@@ -205,6 +205,21 @@ def test_the_highest_bar_of_every_model_is_labelled():
     assert labelled == expected
 
 
+def test_bars_that_are_equally_high_are_all_labelled_and_a_table_without_intervals_has_none():
+    alike = pl.col("position").is_in(["mid_block", "up_blocks.1"])
+    table = tables.probe().with_columns(
+        accuracy=pl.when(alike).then(0.95).otherwise("accuracy"),
+        low=pl.lit(None, pl.Float64),
+        high=pl.lit(None, pl.Float64),
+    )
+    spec = draw("block_bars", table)
+    ((_, rows),) = marks(spec, "bar")
+    assert {(r["block"], r["above"]) for r in rows if r["best"]} == {("mid", 0.95), ("up[1]", 0.95)}
+    assert f"{tables.MODELS[0]} mid and up[1] (95.0 %)" in spec["description"]
+    assert "Error bars" not in spec["description"]
+    assert all("y2" not in part["encoding"] for part, _ in marks(spec, "rule"))
+
+
 def test_bars_in_panels_per_dataset_share_one_axis_and_the_studys_order():
     table = tables.probe()
     other = table.with_columns(dataset=pl.lit("digits"), accuracy=pl.col("accuracy") / 2)

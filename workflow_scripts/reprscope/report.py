@@ -259,6 +259,8 @@ def _cell(column: str, value: Any) -> str:
         return f"{value:,}" if column in _COUNTS else str(value)
     if isinstance(value, float) and column == "alpha":
         return f"{value:g}"
+    if isinstance(value, float) and 0 < abs(value) < 0.0005:
+        return f"{value:.1e}"  # such as penalties and p-values
     if isinstance(value, float):
         return f"{value:.3f}" if abs(value) < 1000 else f"{value:,.0f}"
     return html.escape(str(value))

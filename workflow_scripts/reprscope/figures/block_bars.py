@@ -68,13 +68,8 @@ def _rows(table: pl.DataFrame, options: Options) -> pl.DataFrame:
         .with_columns(
             pl.col("position").replace_strict({p: block_label(p) for p in order}).alias("block"),
             pl.col("position").replace_strict({p: i for i, p in enumerate(order)}).alias("order"),
-            (
-                pl.int_range(pl.len()).over(options.panel, options.series)
-                == pl.col(options.metric)
-                .fill_nan(None)
-                .arg_max()
-                .over(options.panel, options.series)
-            ).alias("best"),
+            best=pl.col(options.metric)
+            == pl.col(options.metric).fill_nan(None).max().over(options.panel, options.series),
         )
         .with_columns(
             pl.col(options.metric)
@@ -90,7 +85,7 @@ def _rows(table: pl.DataFrame, options: Options) -> pl.DataFrame:
 
 
 def draw(table: pl.DataFrame, options: Options, theme: Theme) -> alt.TopLevelMixin:
-    """Draw the bars; the highest bar of every series carries its value.
+    """Draw the bars; the highest bar of every series, or several alike, carries its value.
 
     Open circles are published values, where the table has them
     (:func:`reprscope.published.beside`).
@@ -294,11 +289,13 @@ def caption(table: pl.DataFrame, options: Options) -> str:
     best = rows.filter("best")
     panels = frames.distinct(rows, options.panel)
     text += " Highest: " + "; ".join(
-        f"{row[options.series]}"
-        f"{f', {named(options.panel, panel)}:' if len(panels) > 1 else ''} {row['block']} "
-        f"({_print(row[options.metric], options)})"
+        f"{highest[options.series][0]}"
+        f"{f', {named(options.panel, panel)}:' if len(panels) > 1 else ''} "
+        f"{' and '.join(highest['block'])} ({_print(highest[options.metric][0], options)})"
         for panel in panels
-        for row in best.filter(pl.col(options.panel) == panel).iter_rows(named=True)
+        for highest in best.filter(pl.col(options.panel) == panel).partition_by(
+            options.series, maintain_order=True
+        )
     )
     return text + "."
 
