@@ -54,6 +54,7 @@ SIGNIFICANT: Final = 0.05
 Alternative = Literal["two-sided", "greater", "less"]
 
 # Smaller strata are taken together: what their residuals lose of the spread cannot be scaled back.
+_DIFFERENT: Final = 0.25
 _FEWEST_IN_STRATUM: Final = 3
 _FEWEST_PAIRED: Final = 5
 
@@ -100,13 +101,17 @@ class Estimate(NamedTuple):
         Wilson's, with the effective sample size that the standard error implies and Student's t in
         place of the normal quantile: it keeps its coverage near 0 and 1, where the t interval
         collapses. Where the standard error is 0 the sample size is the number of units.
+
+        Few units hide how much they differ where most are alike and few are not, as shares near 0
+        and 1: the standard error counts as one of as many units and a quarter of one (by
+        simulation) whose shares are all 0 or 1.
         """
         value = np.clip(self.value, 0.0, 1.0)
         spread = value * (1 - value)
         with np.errstate(divide="ignore", invalid="ignore"):
-            size = np.where(
-                (self.error > 0) & (spread > 0), spread / np.square(self.error), self.units
-            )
+            variance = np.square(self.error) * (self.units - 1) + _DIFFERENT * spread / self.units
+            variance = variance / (self.units - 1 + _DIFFERENT)
+            size = np.where((self.error > 0) & (spread > 0), spread / variance, self.units)
         quantile = self._quantile()
         part = quantile**2 / size
         centre = (value + part / 2) / (1 + part)
@@ -128,7 +133,7 @@ class Estimate(NamedTuple):
         alternative : {"two-sided", "greater", "less"}
             What the estimate is under the alternative.
         """
-        from scipy import stats
+        from scipy.special import stdtr
 
         if self.units < FEWEST_UNITS:
             return np.full_like(self.value, np.nan)
@@ -136,15 +141,15 @@ class Estimate(NamedTuple):
         with np.errstate(divide="ignore", invalid="ignore"):
             t = np.where(difference == 0, 0.0, difference / self.error)
         tail = {"greater": t, "less": -t, "two-sided": np.abs(t)}[alternative]
-        p = stats.t.sf(tail, self.freedom) * (2 if alternative == "two-sided" else 1)
+        p = stdtr(self.freedom, -tail) * (2 if alternative == "two-sided" else 1)
         return np.asarray(np.where(np.isnan(self.value), np.nan, p), dtype=np.float64)
 
     def _quantile(self) -> float:
-        from scipy import stats
+        from scipy.special import stdtrit
 
         if self.units < FEWEST_UNITS:
             return float("nan")
-        return float(stats.t.ppf((1 + LEVEL) / 2, self.freedom))
+        return float(stdtrit(self.freedom, (1 + LEVEL) / 2))
 
 
 def mean(
