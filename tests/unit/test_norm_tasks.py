@@ -309,11 +309,12 @@ def test_matches_are_counted_by_both_norms_and_correlated():
             "position": "mid_block",
             "sample": "random",
             "image_id": [f"i{n % 30:02}" for n in range(300)],
+            "match_image_id": [f"i{(n + 1 + n // 30) % 30:02}" for n in range(300)],
             "norm": x,
             "match_norm": y,
         }
     )
-    parameters = match_norms.Parameters(bins=5, bootstrap=500)
+    parameters = match_norms.Parameters(bins=5)
     table = match_norms.summarise(matches, parameters)
     counts = np.histogram2d(x, y, bins=5, range=[(0, 1), (0, 1)])[0]
     cells = table.select("norm", "match_norm", "pairs").iter_rows()
@@ -328,14 +329,28 @@ def test_matches_are_counted_by_both_norms_and_correlated():
     assert row["low"] == pytest.approx(low, abs=0.02)
     assert row["high"] == pytest.approx(high, abs=0.02)
     assert row["mean_match_norm"] == pytest.approx(y.mean())
-    told = match_norms.findings(table.with_columns(model=pl.lit("m"), timestep=pl.lit(0)))
-    assert f"correlation of {expected:.2f}" in told.sentences[0]
+    # Student's test of a correlation, for independent tokens.
+    t = expected * np.sqrt(298 / (1 - expected**2))
+    assert row["p"] < 1e-10 and t > 10
+    keys = {"model": "m", "dataset": "d", "timestep": 0}
+    table = table.with_columns(pl.lit(value).alias(key) for key, value in keys.items())
+    (told,) = match_norms.findings(table).sentences
+    assert "goes with that of its best match in another image in 1 of 1 tests" in told
+    assert f"is {expected:.2f} [{row['low']:.2f}, {row['high']:.2f}], in mid at t = 0" in told
+    # The test of 11 blocks of which this one has 0.01 does not find it.
+    others = [table.with_columns(position=pl.lit(f"up_blocks.{i}"), p=0.5) for i in range(10)]
+    table = pl.concat([table.with_columns(p=pl.lit(0.01)), *others])
+    (told,) = match_norms.findings(table).sentences
+    assert "shown in none of 11 tests" in told
+    few = table.with_columns(pl.lit(None, pl.Float64).alias(name) for name in ("low", "high", "p"))
+    (told,) = match_norms.findings(few).sentences
+    assert "the highest of 11; 30 images are too few for an interval" in told
     same = matches.with_columns(sample=pl.lit("highest"), norm=pl.lit(1.0))
     assert match_norms.summarise(same, parameters)["correlation"].null_count() == len(
         match_norms.summarise(same, parameters)
     )
     flat = matches.with_columns(norm=pl.lit(0.3))
-    assert match_norms.correlation(flat, parameters) == (None, None, None)
+    assert match_norms.correlation(flat) is None
 
 
 # --- settings -----------------------------------------------------------------------------------

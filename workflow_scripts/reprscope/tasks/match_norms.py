@@ -8,15 +8,14 @@ norm of every image.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import polars as pl
 
-from reprscope.findings import Findings, where
-from reprscope.metrics import LEVEL, bootstrap_ratio
+from reprscope import statistics
+from reprscope.findings import CONDITION, Findings, of_blocks, told_apart, where
 from reprscope.parameters import check_whole
-from reprscope.seeds import item_seed
 from reprscope.similarity import nearest, normalise
 from reprscope.tasks._pictures import finite_tokens, frame
 from reprscope.tasks._samples import draw, histogram, several_images
@@ -35,6 +34,8 @@ PROTOCOL: Final[frozenset[str]] = frozenset()
 
 RANDOM: Final = "random"
 HIGHEST: Final = "highest"
+EDGE: Final = 1e-12
+"""Distance from 1 at which a correlation has a finite place on Fisher's scale."""
 
 _SCHEMA: Final = {
     "position": pl.String,
@@ -62,6 +63,7 @@ _SUMMARY: Final = {
     "correlation": pl.Float64,
     "low": pl.Float64,
     "high": pl.Float64,
+    "p": pl.Float64,
     "images": pl.Int64,
     "tokens": pl.Int64,
 }
@@ -77,17 +79,16 @@ class Parameters:
         Number of tokens that are drawn at each position, as many of every image.
     bins
         Cells of the histogram along each side.
-    bootstrap, seed
-        Number of resamples of the images for the 95 % intervals; seed of them and of the draw.
+    seed
+        Seed of the draw.
     """
 
     tokens: int = 1000
     bins: int = 40
-    bootstrap: int = 1000
     seed: int = 0
 
     def __post_init__(self) -> None:
-        check_whole(self, "tokens", "bootstrap")
+        check_whole(self, "tokens")
         check_whole(self, "bins", least=2)
 
 
@@ -179,15 +180,17 @@ def summarise(measurements: pl.DataFrame, parameters: Parameters) -> pl.DataFram
     measurements
         What :func:`measure` returns.
     parameters
-        Cells of the histogram; number and seed of the resamples.
+        Cells of the histogram.
 
     Returns
     -------
     One row for each position, sample and cell that is not empty: ``norm`` to ``norm_end`` and
     ``match_norm`` to ``match_norm_end`` (both from 0 to 1), ``pairs`` and ``share`` of the sample's
     pairs. The same in all cells of a position and sample: ``mean_match_norm``, ``correlation``
-    (Pearson's, of the two norms) with ``low`` and ``high`` (95 % interval from resampled images;
-    null for the sample "highest", whose first norm is always 1), ``images`` and ``tokens``.
+    (Pearson's, of the two norms) with ``low`` and ``high`` (95 % interval over images that matches
+    share, by Fisher's transformation) and ``p`` (that it is not above 0), null for the sample
+    "highest", whose first norm is always 1, the bounds and ``p`` also for few images; ``images``
+    and ``tokens``.
     """
     frames = []
     edges = np.linspace(0, 1, parameters.bins + 1)
@@ -197,7 +200,9 @@ def summarise(measurements: pl.DataFrame, parameters: Parameters) -> pl.DataFram
         first, second = (part[name].to_numpy() for name in ("norm", "match_norm"))
         counts = histogram(first, second, x_edges=edges, y_edges=edges)
         rows, cols = counts.nonzero()
-        r, low, high = correlation(part, parameters) if sample == RANDOM else (None, None, None)
+        found = correlation(part) if sample == RANDOM else None
+        bounds = None if found is None else np.tanh(np.stack(found.interval())[:, 0])
+        r, low, high = (None, None, None) if bounds is None else bounds
         frames.append(
             frame(
                 _SUMMARY,
@@ -213,65 +218,88 @@ def summarise(measurements: pl.DataFrame, parameters: Parameters) -> pl.DataFram
                 correlation=r,
                 low=low,
                 high=high,
+                p=None if found is None else found.p_value(alternative="greater")[0],
                 images=part["image_id"].n_unique(),
                 tokens=len(part),
             )
         )
-    return pl.concat(frames)
+    return pl.concat(frames).with_columns(pl.col("low", "high", "p").fill_nan(None))
 
 
-def correlation(
-    matches: pl.DataFrame, parameters: Parameters
-) -> tuple[float | None, float | None, float | None]:
-    """Pearson's correlation of the norms of matches, with its interval over resampled images.
+def correlation(matches: pl.DataFrame) -> statistics.Estimate | None:
+    """Pearson's correlation of the norms of matches, on Fisher's scale, atanh(r).
 
-    Images are resampled with all of their tokens, since these are not independent. All are None if
-    the norms of either side are equal.
+    Matches that share an image may depend, whichever of the two it is: the error follows from the
+    influence of each match on r, z_x z_y - r (z_x^2 + z_y^2) / 2 of standardised norms, by
+    :func:`reprscope.statistics.dyadic_ratio`.
+
+    Parameters
+    ----------
+    matches
+        Rows of :func:`measure`.
+
+    Returns
+    -------
+    Estimate of one column, or None if the norms of either side are equal.
     """
-    x, y = pl.col("norm"), pl.col("match_norm")
-    sums = matches.group_by("image_id", maintain_order=True).agg(
-        n=pl.len(), x=x.sum(), y=y.sum(), xx=(x * x).sum(), yy=(y * y).sum(), xy=(x * y).sum()
-    )
-    numerator = sums.select("x", "y", "xx", "yy", "xy").to_numpy().astype(np.float64)
-    counts = sums["n"].to_numpy().astype(np.float64)
-    value = _pearson(numerator.sum(axis=0, keepdims=True) / counts.sum())
-    resampled = _pearson(
-        bootstrap_ratio(
-            numerator,
-            counts,
-            replicates=parameters.bootstrap,
-            rng=np.random.default_rng(item_seed(parameters.seed, "images")),
-        )
-    )
-    if not np.isfinite(value).all() or not np.isfinite(resampled).all():
-        return None, None, None
-    low, high = np.quantile(resampled, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return float(value[0]), float(low), float(high)
-
-
-def _pearson(means: Floats) -> Floats:
-    """Correlation (n,) from means (n, 5) of x, y, their squares and their product."""
-    x, y, xx, yy, xy = means.T
-    variance = np.maximum(xx - x * x, 0) * np.maximum(yy - y * y, 0)
+    x, y = (matches[name].to_numpy() for name in ("norm", "match_norm"))
+    deviations = x.std(), y.std()
     # What is left of equal values is rounding.
-    variance[variance <= np.square(np.finfo(np.float64).eps * 8)] = np.nan
-    result: Floats = (xy - x * y) / np.sqrt(variance)
-    return result
+    if min(deviations) <= 8 * np.finfo(np.float64).eps:
+        return None
+    x, y = (
+        (one - one.mean()) / deviation for one, deviation in zip((x, y), deviations, strict=True)
+    )
+    r = float(np.clip((x * y).mean(), -1 + EDGE, 1 - EDGE))
+    influence = (x * y - r * (x * x + y * y) / 2) / (1 - r * r)
+    found = statistics.dyadic_ratio(
+        influence[:, None],
+        np.ones(len(x)),
+        matches["image_id"].to_numpy(),
+        matches["match_image_id"].to_numpy(),
+    )
+    return found._replace(value=np.array([np.arctanh(r)]))
 
 
 def findings(table: pl.DataFrame) -> Findings:
-    """Where the norm of a token says most about that of its match, for every model."""
-    keys = [name for name in ("task", "dataset", "model", "protocol", "seed") if name in table]
-    each = table.filter(pl.col("sample") == RANDOM).drop_nulls("correlation")
-    most = each.sort("correlation", descending=True, maintain_order=True).unique(
-        keys, keep="first", maintain_order=True
-    )
-    return Findings([_sentence(row) for row in most.iter_rows(named=True)], most)
+    """Where the norm of a token goes with that of its match, for every model.
+
+    That the correlation is not above 0 is tested in all blocks and timesteps of a model together
+    (Holm).
+    """
+    keys = [name for name in CONDITION if name in table.columns]
+    each = of_blocks(table).filter(sample=RANDOM).drop_nulls("correlation")
+    each = each.unique([*keys, "model", "timestep", "position"], maintain_order=True)
+    if each.is_empty():
+        return Findings((), None)
+    each = each.with_columns(condition=pl.Series(told_apart(each), dtype=pl.String))
+    parts = [
+        part.with_columns(p=pl.Series(statistics.holm(part["p"].cast(pl.Float64).to_numpy())))
+        for part in each.partition_by([*keys, "model"], maintain_order=True)
+    ]
+    return Findings([_sentence(part) for part in parts], pl.concat(parts).drop("condition"))
 
 
-def _sentence(row: dict[str, Any]) -> str:
+def _sentence(rows: pl.DataFrame) -> str:
+    row = rows.sort("correlation", descending=True, maintain_order=True).row(0, named=True)
+    name = f"{row['model']} on {row['dataset']}{row['condition']}"
+    place = where(row["position"], row["timestep"])
+    if row["low"] is None:
+        return (
+            f"{name}: norms of tokens and of their best matches in other images have a correlation "
+            f"of {row['correlation']:.2f} in {place}, the highest of {len(rows)}; {row['images']} "
+            "images are too few for an interval."
+        )
+    value = f"{row['correlation']:.2f} [{row['low']:.2f}, {row['high']:.2f}]"
+    above = len(rows.filter(pl.col("p") < statistics.SIGNIFICANT))
+    if not above:
+        return (
+            f"{name}: that the norm of a token goes with that of its best match in another image "
+            f"is shown in none of {len(rows)} tests (after Holm's correction); the highest "
+            f"correlation is {value}, in {place}."
+        )
     return (
-        f"{row['model']}: the norm of a token and that of its best match in another image go "
-        f"together most in {where(row['position'], row['timestep'])}, with a correlation of "
-        f"{row['correlation']:.2f} [{row['low']:.2f}, {row['high']:.2f}]."
+        f"{name}: the norm of a token goes with that of its best match in another image in {above} "
+        f"of {len(rows)} tests (correlation above 0, after Holm's correction); the highest on "
+        f"these {row['images']} images is {value}, in {place}."
     )
