@@ -378,7 +378,19 @@ def test_a_model_is_compared_with_the_best_place_of_another_on_the_same_images()
     first, second, third = findings(found).sentences
     assert first.startswith("Linear probe accuracy of m on d is best in conv-in at t = 50")
     assert first.endswith(", above chance (50.0 % for 2 classes).")
-    assert second.endswith("] from twin at its own best place.")
+    points = [f"{100 * row[name]:.1f}" for name in ("over", "over_low", "over_high")]
+    assert second == (
+        f"That is {points[0]} points [{points[1]}, {points[2]}] more than twin at its own best "
+        "place."
+    )
+    # The other way round it is as many fewer; a model is never told from one just like it.
+    turned = found.with_columns(
+        over=-pl.col("over"), over_low=-pl.col("over_high"), over_high=-pl.col("over_low")
+    )
+    assert findings(turned).sentences[1] == second.replace("more", "fewer")
+    unsure = found.with_columns(over_p=pl.lit(0.3))
+    assert "points" in findings(unsure).sentences[1]
+    assert "within chance" in findings(unsure).sentences[1]
     assert "accuracy of twin" in third and third.endswith(
         "not told from chance (50.0 % for 2 classes)."
     )

@@ -53,6 +53,7 @@ _OF_FORM: Final[Mapping[str, tuple[str, ...]]] = {
     "converged": ("penalties", "iterations"),
     "published": ("learning_rate", "batch", "epochs"),
 }
+_OVER: Final = ("over_low", "over_high")
 _PART: Final = 5
 """One in so many training images is held out to choose the penalty."""
 
@@ -306,16 +307,16 @@ def relate(table: pl.DataFrame, parameters: Mapping[str, Parameters]) -> pl.Data
     -------
     The table with ``over``, accuracy less that of the model ``against`` on the same images, at the
     block and timestep that are best for it (:func:`reprscope.findings.best`, of the same number of
-    training images), ``over_low``, ``over_high`` and ``against`` itself. Null without such a
-    model. Without ``right_of_image``.
+    training images), ``over_low``, ``over_high``, ``over_p`` (two-sided, not corrected for how many
+    rows there are) and ``against`` itself. Null without such a model. Without ``right_of_image``.
     """
-    columns = ("over", "over_low", "over_high")
+    columns = ("over", "over_low", "over_high", "over_p")
     alike = [c for c in KEYS if c in table.columns and c not in ("model", "position", "timestep")]
     parts = []
     for part in table.partition_by(*alike, "train_images", maintain_order=True):
         against = parameters[part["task"][0]].against
         others = part.filter(pl.col("model") == against)
-        bounds = np.full((3, len(part)), np.nan)
+        bounds = np.full((len(columns), len(part)), np.nan)
         if len(others):
             # Its validation images choose its place for both splits.
             twin = best(others, "accuracy").row(0, named=True)
@@ -326,7 +327,8 @@ def relate(table: pl.DataFrame, parameters: Mapping[str, Parameters]) -> pl.Data
             for i, row in enumerate(part.iter_rows(named=True)):
                 own, other = (np.array(r) for r in (row["right_of_image"], right[row["split"]]))
                 if row["model"] != against and len(own) == len(other):
-                    bounds[:, i] = np.ravel(mean((own - other)[:, None]).interval())
+                    estimate = mean((own - other)[:, None])
+                    bounds[:, i] = np.ravel([*estimate.interval(), estimate.p_value()])
         parts.append(
             part.with_columns(
                 pl.lit(against or None, pl.String).alias("against"),
@@ -355,26 +357,28 @@ def findings(table: pl.DataFrame) -> Findings:
     if found.is_empty():
         return Findings((), found)
     # What is only described is not tested.
-    p_values = holm(
-        found.select(pl.when("firm").then("p_value").fill_null(np.nan)).to_numpy()[:, 0]
-    )
+    tested = {
+        name: holm(found.select(pl.when("firm").then(name).fill_null(np.nan)).to_numpy()[:, 0])
+        for name in ("p_value", "over_p")
+    }
     sentences = []
-    for row, under, p_value in zip(
-        found.iter_rows(named=True), told_apart(found), p_values, strict=True
-    ):
+    rows = zip(found.iter_rows(named=True), told_apart(found), *tested.values(), strict=True)
+    for row, under, p_value, over_p in rows:
         subject = f"Linear probe accuracy of {row['model']} on {row['dataset']}{under}"
         warning = (
             " Its fit has not converged: raise iterations." if row["converged"] is False else ""
         )
         told = superlative(row, subject, "accuracy") + _beside_chance(row, float(p_value))
         sentences.append(f"{told}.{warning}")
-        if row["firm"] and row["over"] is not None:
-            over = _points(row["over"], row["over_low"], row["over_high"])
-            sentences.append(f"That is {over} from {row['against']} at its own best place.")
+        if row["over"] is not None and not np.isnan(over_p):
+            more, over = ("more", 1) if row["over"] > 0 else ("fewer", -1)
+            points = _points(over * row["over"], *sorted(over * row[c] for c in _OVER))
+            verb = f"{more} than" if over_p < SIGNIFICANT else "apart, within chance, from"
+            sentences.append(f"That is {points} {verb} {row['against']} at its own best place.")
         if row["firm"] and row["added"] is not None:
             added = _points(row["added"], row["added_low"], row["added_high"])
             sentences.append(
-                f"The last step, to {row['train_images']:,} training images, adds {added} there."
+                f"The last step, to {row['train_images']:,} training images, changes it by {added}."
             )
     return Findings(sentences, found)
 
@@ -390,8 +394,8 @@ def _beside_chance(row: Mapping[str, Any], p_value: float) -> str:
 
 
 def _points(value: float, low: float | None, high: float | None) -> str:
-    bounds = "" if low is None or high is None else f" [{100 * low:+.1f}, {100 * high:+.1f}]"
-    return f"{100 * value:+.1f} points{bounds}"
+    bounds = "" if low is None or high is None else f" [{100 * low:.1f}, {100 * high:.1f}]"
+    return f"{100 * value:.1f} points{bounds}"
 
 
 def _accuracy(part: pl.DataFrame, classes: int) -> pl.DataFrame:
