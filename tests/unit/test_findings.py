@@ -37,6 +37,7 @@ def probed(table: pl.DataFrame = TABLE) -> pl.DataFrame:
         p_value=pl.lit(0.001),
         train_images=pl.lit(600),
         converged=pl.lit(True),
+        over=pl.lit(None, pl.Float64),
         over_p=pl.lit(None, pl.Float64),
         added=pl.lit(None, pl.Float64),
     )
