@@ -90,6 +90,16 @@ def extract_inputs(wildcards):
     }
 
 
+def offsets_inputs(wildcards):
+    """What measuring a model's offsets reads: the model, its VAE and the empty prompt."""
+    shared = study.models[wildcards.model].shared_with
+    return {
+        "model": paths.MANIFEST.format(model=wildcards.model),
+        "vae": paths.MANIFEST.format(model=shared),
+        "prompt": paths.PROMPTS.format(text_encoder=shared, prompt="empty"),
+    }
+
+
 def representations(wildcards, **changes):
     """All shards of the representations under a measurement's keys, some of them changed."""
     keys = {**wildcards, **changes}
@@ -98,8 +108,10 @@ def representations(wildcards, **changes):
 
 
 def evaluate_inputs(wildcards):
-    """What a task reads: representations, those of its companions, and the dataset."""
+    """What a task reads: representations, those of its companions, offsets, and the dataset."""
+    measured = specs.measured(study, wildcards)
     return {
+        "offsets": [paths.OFFSETS.format(**wildcards)] if measured else [],
         "representations": representations(wildcards),
         "companions": [
             path

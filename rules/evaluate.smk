@@ -1,6 +1,31 @@
 # Tasks on representations, and one tidy table per experiment.
 
 
+rule measure_offsets:
+    input:
+        unpack(offsets_inputs),
+    output:
+        paths.OFFSETS,
+    log:
+        "results/logs/measure_offsets/{model}.log",
+    benchmark:
+        "results/benchmarks/measure_offsets/{model}.tsv"
+    conda:
+        "../envs/models.yaml"
+    threads: 2
+    resources:
+        **GPU,
+        mem_mb=16000,
+        disk_mb=10,
+        runtime=120,
+    params:
+        spec=lambda wildcards: specs.offsets(study, wildcards.model),
+    message:
+        "Measure where the tokens of {wildcards.model} lie"
+    script:
+        "../workflow_scripts/measure_offsets.py"
+
+
 rule evaluate:
     input:
         unpack(evaluate_inputs),

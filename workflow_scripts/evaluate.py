@@ -18,17 +18,25 @@ if TYPE_CHECKING:
 
 
 def main(
-    representations: list[Path], companions: list[Path], dataset: Path, out: Path, spec: str
+    representations: list[Path],
+    companions: list[Path],
+    offsets: list[Path],
+    dataset: Path,
+    out: Path,
+    spec: str,
 ) -> None:
     """Write the task's measurements at every position of the hook set."""
     settings = json.loads(spec)
     task = tasks.load(settings["kind"])
     parameters = build(task.Parameters, settings["parameters"], entry=settings["kind"])
     files = iter(companions)
+    measured = json.loads(offsets[0].read_text())["offsets"] if offsets else None
     with ExitStack() as stack:
-        source = stack.enter_context(Representations(representations))
+        source = stack.enter_context(Representations(representations, measured))
         further = {
-            name: stack.enter_context(Representations(list(islice(files, entry["shards"]))))
+            name: stack.enter_context(
+                Representations(list(islice(files, entry["shards"])), measured)
+            )
             for name, entry in settings["companions"].items()
         }
         keywords = settings["protocol"] | ({"companions": further} if further else {})
@@ -45,6 +53,7 @@ if __name__ == "__main__":
         main(
             representations=[Path(path) for path in snakemake.input.representations],
             companions=[Path(path) for path in snakemake.input.companions],
+            offsets=[Path(path) for path in snakemake.input.offsets],
             dataset=Path(snakemake.input.images).parent,
             out=Path(snakemake.output[0]),
             spec=snakemake.params.spec,

@@ -8,7 +8,7 @@ PCK by several points; nothing here rounds before the very end.
 
 What a token tells of may lie beside its square: strided convolutions shift it. Such an offset
 ``o``, in tokens to the right and down, puts the centre at ``(i + 0.5 + o) s``; see
-:func:`reprscope.models.offsets.unet_offsets`.
+:mod:`reprscope.offsets`.
 """
 
 from __future__ import annotations

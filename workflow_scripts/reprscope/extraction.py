@@ -52,10 +52,15 @@ class Capture:
     denoiser : Denoiser
     positions : sequence of str
         Module paths inside the denoiser.
+    gradients : bool
+        Keep what gradients with respect to the latents need.
     """
 
-    def __init__(self, denoiser: Denoiser, positions: Sequence[str]) -> None:
+    def __init__(
+        self, denoiser: Denoiser, positions: Sequence[str], *, gradients: bool = False
+    ) -> None:
         self._denoiser = denoiser
+        self._gradients = gradients
         self._wanted = len(positions)
         self._found: dict[str, torch.Tensor] = {}
         self._passed = Passed((0, 0), None, 0)
@@ -107,13 +112,13 @@ class Capture:
             passed = self._passed._replace(features=next(near, None))
             tokens = self._denoiser.tokens(position, output, passed)
             # A copy: later modules may write into their input.
-            self._found[position] = tokens.detach().clone(memory_format=torch.contiguous_format)
+            copied = tokens.clone(memory_format=torch.contiguous_format)
+            self._found[position] = copied if self._gradients else copied.detach()
             if len(self._found) == self._wanted:
                 raise _Complete
 
         return keep
 
-    @torch.inference_mode()
     def __call__(
         self, latents: torch.Tensor, timestep: int, prompt: Mapping[str, torch.Tensor]
     ) -> dict[str, torch.Tensor]:
@@ -133,7 +138,7 @@ class Capture:
         self._found, self._features, self._peaks = {}, {}, []
         text = prompt["embedding"].shape[1]
         self._passed = Passed((latents.shape[2], latents.shape[3]), None, text)
-        with contextlib.suppress(_Complete):
+        with contextlib.suppress(_Complete), torch.inference_mode(not self._gradients):
             self._denoiser(latents, timestep, prompt)
         if (
             self._peaks

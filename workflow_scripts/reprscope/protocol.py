@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 Pixels = Literal["symmetric", "unit"]
-Coordinates = Literal["centred", "integer"]
+Coordinates = Literal["centred", "measured", "integer"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,8 +39,9 @@ class Protocol:
     added_conditioning : bool
         Give SDXL the pooled text and the image size that it was trained with; the thesis leaves
         both out.
-    coordinates : {"centred", "integer"}
-        Of the tasks on keypoints. With both a token stands at the middle of its square of pixels.
+    coordinates : {"centred", "measured", "integer"}
+        Of the tasks on keypoints. A token stands at the middle of its square of pixels, or with
+        ``measured`` beside it, by what was measured on the model (:mod:`reprscope.offsets`).
         With ``integer`` points and boxes are cut to whole pixels of the encoded image, in which
         PCK is then computed (thesis).
     """

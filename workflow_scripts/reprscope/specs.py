@@ -122,6 +122,42 @@ def extract(study: Study, wildcards: Wildcards) -> str:
     )
 
 
+OFFSETS_AT = 50
+"""Timestep at which offsets are measured: low noise, which most published figures have."""
+
+
+def offsets(study: Study, model: str) -> str:
+    """Spec of how far the tokens of a model's layers lie beside their squares."""
+    entry = study.models[model]
+    hooksets = {
+        name
+        for experiment in study.experiments.values()
+        if model in experiment.models
+        for name in study.hooksets_of(experiment, model)
+        if name != tasks.LATENTS
+    }
+    wanted = {name for hookset in hooksets for name in study.hooksets[hookset].resolve(entry)}
+    return canonical_json(
+        {
+            "code": _code("measure_offsets.py", f"reprscope.models.{entry.family}"),
+            "family": entry.family,
+            "positions": [name for name in entry.positions if name in wanted],
+            "resolution": entry.resolution,
+            "timestep": OFFSETS_AT,
+        }
+    )
+
+
+def measured(study: Study, wildcards: Wildcards) -> bool:
+    """Whether a task reads measured offsets, under its own protocol or that of a companion."""
+    task = study.tasks[wildcards["task"]]
+    if "coordinates" not in tasks.load(task.kind).PROTOCOL:
+        return False
+    companions = study.companions(wildcards["task"]).values()
+    names = [wildcards["protocol"], *(c["protocol"] for c in companions if "protocol" in c)]
+    return any(study.protocols[name].coordinates == "measured" for name in names)
+
+
 def evaluate(study: Study, wildcards: Wildcards) -> str:
     """Spec of one task on one hook set."""
     task = study.tasks[wildcards["task"]]

@@ -37,7 +37,7 @@ from reprscope.provenance import digest
 Form = Literal["tokens", "mean"]
 FLOAT16_MAX = 65504.0
 _COMPUTE = ("diffusers", "torch", "transformers")
-_STORAGE = ("code", "machine", "offsets", "positions", "shard", "store", "viewed")
+_STORAGE = ("code", "machine", "positions", "shard", "store", "viewed")
 MARGIN = 1 << 18
 """Bytes that HDF5 may need beside the tables themselves, for indices and on closing."""
 
@@ -214,6 +214,13 @@ def complete(path: str | os.PathLike[str], spec: str) -> bool:
 class Representations:
     """Read access to one or more stores (shards) as one list of images.
 
+    Parameters
+    ----------
+    paths : sequence of path
+    offsets : mapping or None
+        How far each position's tokens lie beside their squares, where that was measured; see
+        :mod:`reprscope.offsets`.
+
     Attributes
     ----------
     image_ids : list of str
@@ -222,7 +229,12 @@ class Representations:
         without it, by name.
     """
 
-    def __init__(self, paths: Sequence[str | os.PathLike[str]]) -> None:
+    def __init__(
+        self,
+        paths: Sequence[str | os.PathLike[str]],
+        offsets: Mapping[str, Sequence[float]] | None = None,
+    ) -> None:
+        self._measured = offsets or {}
         self._files = [_open(path) for path in paths]
         self._where: dict[str, tuple[int, int]] = {}
         self._offsets: dict[tuple[int, str], NDArray[np.int64]] = {}
@@ -281,9 +293,9 @@ class Representations:
     def offset(self, position: str) -> Offset:
         """How far a position's tokens lie beside their squares, x and y in tokens.
 
-        See :mod:`reprscope.models.offsets`; it was found when they were extracted.
+        Known where a protocol asks for ``coordinates: measured``.
         """
-        x, y = self.provenance["offsets"][position]
+        x, y = self._measured[position]
         return float(x), float(y)
 
     def tokens(self, position: str, image_id: str) -> NDArray[np.float32]:

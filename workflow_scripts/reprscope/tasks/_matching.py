@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import numpy as np
 
-from reprscope.coordinates import token_index
+from reprscope.coordinates import Offset, token_index
 from reprscope.errors import UserError
 from reprscope.similarity import BLOCK, nearest, normalise
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import DTypeLike, NDArray
 
+    from reprscope.protocol import Coordinates
     from reprscope.store import Representations
 
     Floats = NDArray[np.float64]
@@ -130,6 +131,11 @@ def component_order(source: Ints, target: Ints, images: int) -> tuple[Ints, Ints
 def columns(pairs: Ints) -> tuple[Ints, Ints]:
     """The two columns of (n, 2), as functions of coordinates take sizes."""
     return pairs[:, 0], pairs[:, 1]
+
+
+def offset_at(representations: Representations, position: str, coordinates: Coordinates) -> Offset:
+    """How far a position's tokens are taken to lie beside their squares, in tokens."""
+    return representations.offset(position) if coordinates == "measured" else (0.0, 0.0)
 
 
 class Reader(Protocol):
@@ -307,10 +313,15 @@ class Queries:
     of: Ints
 
     @classmethod
-    def at(cls, image: Ints, xy: Floats, pixels: Ints, grid: Ints) -> Queries:
-        """Queries for points (n, 2) in encoded pixels of images (n,)."""
+    def at(
+        cls, image: Ints, xy: Floats, pixels: Ints, grid: Ints, offset: Offset = (0.0, 0.0)
+    ) -> Queries:
+        """Queries for points (n, 2) in encoded pixels of images (n,).
+
+        ``offset`` says how far the tokens lie beside their squares, in tokens.
+        """
         of_point = grid[image]
-        row, col = token_index(xy, columns(pixels[image]), columns(of_point))
+        row, col = token_index(xy, columns(pixels[image]), columns(of_point), offset)
         most = int(grid.prod(axis=1).max())
         code, of = np.unique(image * most + row * of_point[:, 1] + col, return_inverse=True)
         return cls(code // most, code % most, of)

@@ -99,7 +99,16 @@ from reprscope.tasks._keypoints import (
     in_whole_encoded_pixels,
     of_pairs,
 )
-from reprscope.tasks._matching import Frames, Maps, Memory, Queries, Reader, Stored, search_pairs
+from reprscope.tasks._matching import (
+    Frames,
+    Maps,
+    Memory,
+    Queries,
+    Reader,
+    Stored,
+    offset_at,
+    search_pairs,
+)
 from reprscope.tasks._readout import (
     TEMPERATURE,
     WINDOW,
@@ -319,10 +328,11 @@ def measure(
         Pairs, and the sizes of the images.
     parameters
         Settings of the measure; what is measured depends on those of a variant alone.
-    coordinates : {"centred", "integer"}
-        With ``integer``, all coordinates and sizes in the rows of ``cosine`` (and ``plain``) are in
-        pixels of the encoded images, points and boxes cut to whole ones (towards zero), as in the
-        thesis.
+    coordinates : {"centred", "measured", "integer"}
+        With ``measured``, tokens lie where they were measured to lie, and not at the middle of
+        their squares; not of a variant. With ``integer``, all coordinates and sizes in the rows of
+        ``cosine`` (and ``plain``) are in pixels of the encoded images, points and boxes cut to
+        whole ones (towards zero), as in the thesis.
     companions
         Representations that :func:`companions` names.
     companion_protocols
@@ -352,6 +362,11 @@ def measure(
     if not parameters.plain:
         first = {} if parameters.own else (companion_protocols or {}).get("1", {})
         compared = first.get("coordinates", coordinates)
+        if "measured" in (coordinates, compared):
+            raise UserError(
+                f"{TASK}: a variant takes tokens to stand at the middle of their squares; use a "
+                "protocol with `coordinates: centred`."
+            )
         variant = _Variant(representations, companions or {}, parameters, points, compared)
         points = variant.points
     source_xy, seen = points.source_xy, points.table
@@ -367,13 +382,14 @@ def measure(
         asked = maps
         if sources is not None:
             asked = Maps(Stored(sources, position), names, memory, task=TASK, position=position)
-        queries = Queries.at(points.source, source_xy, pixels, asked.grid)
+        offset = offset_at(representations, position, coordinates)
+        queries = Queries.at(points.source, source_xy, pixels, asked.grid, offset)
         index, similarity = search_pairs(
             maps, queries, points.target, points.component, sources=asked
         )
-        place = middles(index, maps.grid[points.target, 1])
+        place = middles(index, maps.grid[points.target, 1]) + offset
         predicted = _encoded(place, points.target, points.frames, maps.grid)
-        if coordinates == "centred":
+        if coordinates != "integer":
             predicted = points.frames.back(points.target, predicted)
         name = "cosine" if variant is None else "plain"
         frames.append(_rows(seen, name, position, predicted, similarity))

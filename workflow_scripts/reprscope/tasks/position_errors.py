@@ -56,7 +56,7 @@ import numpy as np
 import polars as pl
 
 from reprscope import statistics
-from reprscope.coordinates import token_centre
+from reprscope.coordinates import Offset, token_centre
 from reprscope.errors import UserError
 from reprscope.findings import Findings, interval, of_blocks, told_apart, where
 from reprscope.labels import KEYS
@@ -70,6 +70,7 @@ from reprscope.tasks._matching import (
     Queries,
     Stored,
     columns,
+    offset_at,
     search_all,
     search_pairs,
 )
@@ -197,7 +198,8 @@ def measure(
         Pairs, and keypoints with groups and subjects.
     parameters
         Settings of the measure.
-    coordinates : {"centred", "integer"}
+    coordinates : {"centred", "measured", "integer"}
+        With ``measured``, tokens lie where they were measured to lie.
         With ``integer``, points are cut to whole pixels of the encoded images, as in the thesis.
 
     Returns
@@ -523,9 +525,10 @@ def _listed(
     for position in representations.positions:
         reader = Stored(representations, position)
         maps = Maps(reader, points.frames.names, memory, task=KIND, position=position)
-        queries = Queries.at(points.source, source_xy, pixels, maps.grid)
+        offset = offset_at(representations, position, coordinates)
+        queries = Queries.at(points.source, source_xy, pixels, maps.grid, offset)
         index, _ = search_pairs(maps, queries, target, points.component)
-        found, token = _centres(index, pixels[target], maps.grid[target])
+        found, token = _centres(index, pixels[target], maps.grid[target], offset)
         if parameters.alpha is None:
             off = (found - target_xy) / token
             wrong = np.hypot(off[:, 0], off[:, 1]) >= parameters.tolerance
@@ -581,7 +584,8 @@ def _all(
     tables = []
     for position in representations.positions:
         maps = Maps(Stored(representations, position), names, memory, task=KIND, position=position)
-        queries = Queries.at(image, xy, frames.pixels, maps.grid)
+        offset = offset_at(representations, position, coordinates)
+        queries = Queries.at(image, xy, frames.pixels, maps.grid, offset)
         kinds = _kinds(frames.pixels, maps.grid)
         most = int(maps.grid.prod(axis=1).max())
         counts = Counts(
@@ -595,7 +599,7 @@ def _all(
                 if not len(a):
                     continue
                 found = index[queries.of[a] - turn.start, image[b] - batch[0]]
-                place, token = _centres(found, frames.pixels[image[b]], maps.grid[image[b]])
+                place, token = _centres(found, frames.pixels[image[b]], maps.grid[image[b]], offset)
                 off = (place - xy[b]) / token
                 counts.add(
                     Matches(
@@ -636,10 +640,12 @@ def _same_name(sources: Ints, targets: Ints, label: Ints, image: Ints) -> tuple[
     return np.concatenate(first), np.concatenate(second)
 
 
-def _centres(index: Ints, pixels: Ints, grid: Ints) -> tuple[Floats, Floats]:
+def _centres(
+    index: Ints, pixels: Ints, grid: Ints, offset: Offset = (0.0, 0.0)
+) -> tuple[Floats, Floats]:
     """Centres (n, 2) of tokens in px, and the sizes (n, 2) of a token."""
     row, col = np.divmod(index, grid[:, 1])
-    return token_centre(row, col, columns(pixels), columns(grid)), pixels / grid[:, ::-1]
+    return token_centre(row, col, columns(pixels), columns(grid), offset), pixels / grid[:, ::-1]
 
 
 def _kinds(pixels: Ints, grid: Ints) -> Ints:

@@ -1,0 +1,65 @@
+"""Measure how far the tokens of a model's layers lie beside their squares."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from reprscope import prompts, provenance
+from reprscope.device import lease, machine, torch_device
+from reprscope.files import write_text
+from reprscope.job import job
+
+if TYPE_CHECKING:
+    from snakemake.iocontainers import snakemake
+
+
+def main(model: Path, vae: Path, prompt: Path, out: Path, spec: str, gpus: int) -> None:
+    """Write the offset of every position in tokens, with its standard error."""
+    settings = json.loads(spec)
+    with lease(gpus) as device:
+        import torch
+        from reprscope.models.denoiser import family
+        from reprscope.models.vae import load, scaling
+        from reprscope.offsets import measure_model
+        from reprscope.protocol import Protocol
+
+        place = torch_device(device)
+        denoiser = family(settings["family"]).load(
+            model.parent / "snapshot",
+            dtype=torch.float32,
+            device=place,
+            protocol=Protocol(),
+            upcast_attention=False,
+        )
+        texts, embeddings = prompts.read(prompt)
+        found = measure_model(
+            denoiser,
+            load(vae.parent / "snapshot", device=place),
+            scaling(vae.parent / "snapshot"),
+            {key: values[[texts.index("")]] for key, values in embeddings.items()},
+            positions=settings["positions"],
+            resolution=settings["resolution"],
+            timestep=settings["timestep"],
+        )
+        origin = provenance.origin(
+            model=model, device=device, precision="float32", machine=machine(place)
+        )
+    content = {
+        "spec": settings,
+        "provenance": origin,
+        "offsets": {name: [each.x, each.y] for name, each in found.items()},
+        "errors": {name: [each.error_x, each.error_y] for name, each in found.items()},
+    }
+    write_text(out, json.dumps(content, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    with job(snakemake.log[0], snakemake.threads):
+        main(
+            model=Path(snakemake.input.model),
+            vae=Path(snakemake.input.vae),
+            prompt=Path(snakemake.input.prompt),
+            out=Path(snakemake.output[0]),
+            spec=snakemake.params.spec,
+            gpus=snakemake.resources.get("gpu", 0),
+        )
