@@ -97,28 +97,35 @@ def study(shift):
     names = [f"i{number}" for number in range(4)]
     grids = {"mid_block": {name: rng.normal(size=(5, 6, 8)) for name in names}}
     features = FakeRepresentations(grids, dict.fromkeys(names, (96, 80)))
-    pairs = []
-    for number in range(12):
-        source, target = rng.choice(names, 2, replace=False).tolist()
-        points = rng.uniform(20, 60, (2, 3, 2)) + shift
-        pairs.append(
-            {
-                "pair_id": f"p{number}",
-                "source_id": source,
-                "target_id": target,
-                "split": "test",
-                "category": "x",
-                "keypoints": ["a", "b", "c"],
-                "source_xy": points[0].tolist(),
-                "target_xy": points[1].tolist(),
-                "source_box": [0.0, 0.0, 96.0, 80.0],
-                "target_box": [0.0, 0.0, 96.0, 80.0],
-            }
-        )
+    points = {name: rng.uniform(20, 60, (3, 2)) + shift for name in names}
+    pairs = [
+        {
+            "pair_id": f"{source}-{target}",
+            "source_id": source,
+            "target_id": target,
+            "split": "test",
+            "category": "x",
+            "keypoints": ["a", "b", "c"],
+            "source_xy": points[source].tolist(),
+            "target_xy": points[target].tolist(),
+            "source_box": [0.0, 0.0, 96.0, 80.0],
+            "target_box": [0.0, 0.0, 96.0, 80.0],
+        }
+        for source in names
+        for target in names
+        if source != target
+    ]
+    keypoints = [
+        {"image_id": name, "group": 0, "keypoint": part, "x": x, "y": y, "visible": True}
+        for name in names
+        for part, (x, y) in zip("abc", points[name], strict=True)
+    ]
     images = pl.DataFrame(
-        {"image_id": names, "split": "test", "width": [96] * 4, "height": [80] * 4}
+        {"image_id": names, "split": "test", "label": "x", "width": [96] * 4, "height": [80] * 4}
     )
-    return features, FakeAnnotations(images, pl.DataFrame(pairs))
+    return features, FakeAnnotations(
+        images, pl.DataFrame(pairs), keypoint_frame=pl.DataFrame(keypoints)
+    )
 
 
 def test_measured_places_move_sources_and_predictions_together():
@@ -143,20 +150,27 @@ def test_measured_places_move_sources_and_predictions_together():
     assert not np.array_equal(unmoved["similarity"], shifted["similarity"])
 
 
-def test_measured_places_leave_the_errors_of_moved_points():
-    """Each error is as large as before, so that as many are wrong."""
+@pytest.mark.parametrize("pairs", ["listed", "all"])
+def test_measured_places_leave_the_errors_of_moved_points(pairs):
+    """Each error is as large as before, so that as many are wrong, at the same distances."""
     offset = (-0.375, 0.25)
     counts = []
     for shift, coordinates in (((0, 0), "centred"), (np.array(offset) * 16, "measured")):
         features, annotations = study(shift)
         features.offsets = {"mid_block": offset}
         found = position_errors.measure(
-            features, annotations, position_errors.Parameters(), coordinates=coordinates
+            features,
+            annotations,
+            position_errors.Parameters(pairs=pairs, border=1e-3),
+            coordinates=coordinates,
         )
-        errors = [name for name in found.columns if "wrong" in name or "errors" in name]
-        counts.append(found.select(pl.col(errors).sum()).row(0))
-    assert counts[0] == counts[1]
-    assert any(count > 0 for count in counts[0])
+        counts.append(found.select(pl.exclude(pl.String, pl.List(pl.String))))
+    assert counts[0].equals(counts[1])
+    features, annotations = study(np.array(offset) * 16)
+    unmoved = position_errors.measure(
+        features, annotations, position_errors.Parameters(pairs=pairs, border=1e-3)
+    )
+    assert not unmoved.select(counts[0].columns).equals(counts[0])
 
 
 def test_a_variant_does_not_take_measured_places():
