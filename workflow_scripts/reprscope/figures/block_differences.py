@@ -123,19 +123,14 @@ def _rows(table: pl.DataFrame, options: Options) -> pl.DataFrame:
         )
     order = in_network_order(both["position"])
     found = [
-        difference(
-            *(
-                tuple(row[f"{side}_{part}"] for part in ("value", "low", "high"))
-                for side in ("first", "second")
-            )
-        )
-        for row in both.iter_rows(named=True)
+        difference(_ends(row, "first"), _ends(row, "second")) for row in both.iter_rows(named=True)
     ]
     return (
         both.with_columns(
             pl.Series("difference", [d[0] for d in found]),
-            pl.Series("difference_low", [d[1] for d in found]),
-            pl.Series("difference_high", [d[2] for d in found]),
+            # Too few units have no interval.
+            pl.Series("difference_low", [d[1] for d in found]).fill_nan(None),
+            pl.Series("difference_high", [d[2] for d in found]).fill_nan(None),
             pl.col("position").replace_strict({p: block_label(p) for p in order}).alias("block"),
             pl.col("position").replace_strict({p: i for i, p in enumerate(order)}).alias("order"),
         )
@@ -143,11 +138,20 @@ def _rows(table: pl.DataFrame, options: Options) -> pl.DataFrame:
             label=pl.col("difference").map_elements(
                 lambda value: _signed(value, options), return_dtype=pl.String
             ),
-            clear=(pl.col("difference_low") > 0) | (pl.col("difference_high") < 0),
+            clear=((pl.col("difference_low") > 0) | (pl.col("difference_high") < 0)).fill_null(
+                value=False
+            ),
         )
         .sort("order", maintain_order=True)
         .drop("position", "order")
     )
+
+
+def _ends(row: Mapping[str, float | None], side: str) -> tuple[float, float, float]:
+    """Value, low and high of a side; NaN where it has no interval."""
+    ends = [row[f"{side}_{part}"] for part in ("value", "low", "high")]
+    value, low, high = (math.nan if one is None else one for one in ends)
+    return value, low, high
 
 
 def _named(names: Sequence[str]) -> list[tuple[str, str]]:
@@ -172,9 +176,9 @@ def draw(table: pl.DataFrame, options: Options, theme: Theme) -> alt.TopLevelMix
     spacing = 14
     room = theme.width - LABEL_WIDTH - columns * DIFFERENCE_WIDTH - (columns - 1) * spacing - 16
     width = max(90, room // columns)
-    ends = [rows[f"{side}_{part}"] for side in ("first", "second") for part in ("low", "high")]
-    low = min(0.0, *(float(end.min()) for end in ends))  # type: ignore[arg-type]
-    high = max(float(end.max()) for end in ends)  # type: ignore[arg-type]
+    ends = [f"{side}_{part}" for side in ("first", "second") for part in ("value", "low", "high")]
+    drawn = [value for end in ends for value in rows[end].drop_nulls().to_list()]
+    low, high = min(0.0, *drawn), max(drawn)
     if options.reference in rows.columns:
         high = max(high, float(rows[options.reference].max()))  # type: ignore[arg-type]
     charts = [
@@ -321,10 +325,11 @@ def caption(table: pl.DataFrame, options: Options) -> str:
     )
     most = rows.sort(pl.col("difference").abs(), descending=True, maintain_order=True)
     row = most.row(0, named=True)
-    ends = [_signed(row[f"difference_{end}"], options) for end in ("low", "high")]
+    bounds = [row[f"difference_{end}"] for end in ("low", "high")]
+    ends = "" if None in bounds else f" [{', '.join(_signed(b, options) for b in bounds)}]"
     panel = row[options.panel]
     place = named(options.panel, panel)
-    return f"{text} Largest: {row['label']} [{ends[0]}, {ends[1]}] in {row['block']} at {place}."
+    return f"{text} Largest: {row['label']}{ends} in {row['block']} at {place}."
 
 
 def _signed(value: float, options: Options) -> str:
