@@ -12,9 +12,8 @@ from reprscope.provenance import versions
 
 
 def machine() -> dict[str, object]:
-    """Processor, memory, threads, default precision and versions."""
+    """Processor, memory, threads, its fastest precision and versions."""
     import torch
-    from reprscope.device import torch_dtype
 
     return {
         "processor": _processor(),
@@ -23,15 +22,20 @@ def machine() -> dict[str, object]:
         "threads": torch.get_num_threads(),
         "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1),
         "system": f"{platform.system()} {platform.machine()}",
-        "default_precision": str(torch_dtype("auto", "cpu", reduced="float16")).removeprefix(
-            "torch."
-        ),
+        "reduced_precision": reduced_precision(),
         "versions": {
             "python": platform.python_version(),
             **versions(),
             "sdhelper": metadata.version("sdhelper"),
         },
     }
+
+
+def reduced_precision() -> str:
+    """bfloat16 if the processor has it in hardware, otherwise float32."""
+    info = Path("/proc/cpuinfo")
+    flags = info.read_text() if info.exists() else ""
+    return "bfloat16" if "avx512_bf16" in flags or "amx_bf16" in flags else "float32"
 
 
 def _processor() -> str:

@@ -64,8 +64,8 @@ def _machine(results: Results) -> str:
     libraries = ", ".join(f"{name} {versions[name]}" for name in sorted(versions))
     return (
         f"Measured on {one['processor']} ({one['instructions']}), {one['cores']} cores, "
-        f"{one['threads']} threads, {one['memory_gb']:.0f} GB; the default precision there is "
-        f"{one['default_precision']}. Versions: {libraries}."
+        f"{one['threads']} threads, {one['memory_gb']:.0f} GB; the fastest precision there is "
+        f"{one['reduced_precision']}. Versions: {libraries}."
     )
 
 
@@ -265,15 +265,15 @@ def _readme(results: Results) -> str:
         return ""
 
     one = results["machine"]
-    default = one["default_precision"]
+    fast = one["reduced_precision"]
     bare = value("engine", "float32", "sd-1.5")
     peer = value("peer", "all blocks, float32", "sd-1.5")
-    lower = value("peer", f"all blocks, {default}", "sd-1.5")
-    middle = value("peer", f"mid_block, {default}", "sd-1.5")
+    lower = value("peer", f"all blocks, {fast}", "sd-1.5")
+    middle = value("peer", f"mid_block, {fast}", "sd-1.5")
     pairs = value("matching", "SPair", "nano-sd")
     if not all((bare, peer, lower, middle, pairs)):
         return ""
-    reduced = "" if default == "float32" else f", {lower} times in {default}, its default there"
+    reduced = "" if fast == "float32" else f", {lower} times in {fast}"
     return (
         f"On {one['cores']} cores, full-width Stable Diffusion 1.5 with all blocks stored runs at "
         f"{bare} of the bare denoiser's throughput in float32, and {peer} times as fast as "

@@ -24,6 +24,8 @@ from reprscope.protocol import Protocol
 from reprscope.store import Representations, writer
 from reprscope.views import View
 
+from benchmarks.machine import reduced_precision
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -172,10 +174,8 @@ class Workshop:
 
 
 def precisions() -> list[torch.dtype]:
-    """float32, and this processor's default if it is another."""
-    from reprscope.device import torch_dtype
-
-    return list(dict.fromkeys([torch.float32, torch_dtype("auto", "cpu", reduced="float16")]))
+    """float32, and what this processor computes faster if there is such a type."""
+    return list(dict.fromkeys([torch.float32, getattr(torch, reduced_precision())]))
 
 
 def said(dtype: torch.dtype) -> str:

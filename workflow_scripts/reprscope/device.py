@@ -86,8 +86,7 @@ def torch_dtype(precision: str, device: str, *, reduced: str) -> torch.dtype:
     Parameters
     ----------
     precision : {"auto", "float32", "float16", "bfloat16"}
-        ``auto`` is ``reduced`` on GPUs, bfloat16 on processors that have it in hardware, float32
-        elsewhere.
+        ``auto`` is ``reduced`` on GPUs and float32 on processors.
     device : {"cpu", "cuda"}
     reduced : {"float16", "bfloat16"}
         What the model's family computes in on a GPU; see
@@ -98,10 +97,7 @@ def torch_dtype(precision: str, device: str, *, reduced: str) -> torch.dtype:
     types = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
     if precision != "auto":
         return types[precision]
-    if device == "cuda":
-        return types[reduced]
-    flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
-    return torch.bfloat16 if "avx512_bf16" in flags or "amx_bf16" in flags else torch.float32
+    return types[reduced] if device == "cuda" else torch.float32
 
 
 def torch_device(name: str) -> torch.device:
