@@ -589,3 +589,96 @@ def test_a_variant_without_an_image_is_an_error(own, annotations):
         del grids["b"]
     with pytest.raises(UserError, match="no features of image 'b'"):
         measure(own, annotations, Parameters(variants=({"seed": 1},)), companions={"1": other})
+
+
+BESIDE = (-0.4, 0.3)
+"""By how much tokens lie beside their squares, x and y in tokens."""
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"source": {"view": "other"}},
+        {"readout": "window"},
+        {"readout": "bilinear"},
+        {"subdivide": 3},
+        {"pca": 3},
+        {"concatenate": ("mid_block",)},
+        {"variants": ({"seed": 1},)},
+        {"variants": ({"seed": 1},), "combine": "nearest", "subdivide": 2},
+        {"variants": ({"seed": 1},), "combine": "features"},
+    ],
+)
+def test_measured_places_are_those_of_pictures_that_are_moved(settings):
+    # Tokens beside their squares see what tokens in their squares see of a picture moved back.
+    grid, size = (6, 5), (100, 90)
+    step = size[0] / grid[1], size[1] / grid[0]
+    rng = np.random.default_rng(12)
+    rows = [
+        pair(
+            f"{a}{b}", a, b, keypoints=[f"k{i}" for i in range(8)],
+            source_xy=rng.uniform(25, 65, (8, 2)).tolist(),
+            target_xy=rng.uniform(25, 65, (8, 2)).tolist(),
+        )
+        for a in "abc" for b in "abc" if a != b
+    ]  # fmt: skip
+    images = {"image_id": list("abc"), "width": size[0], "height": size[1], "split": "test"}
+    annotations = FakeAnnotations(pl.DataFrame(images), pl.DataFrame(rows))
+
+    def made(seed, moved):
+        rng = np.random.default_rng(seed)
+        grids = {
+            "up_blocks.1": {name: rng.normal(size=(*grid, 6)) for name in "abc"},
+            "mid_block": {name: rng.normal(size=(3, 5, 6)) for name in "abc"},
+        }
+        shift = [-o * s for o, s in zip(BESIDE, step, strict=True)] if moved else (0.0, 0.0)
+        return FakeRepresentations(
+            grids,
+            dict.fromkeys("abc", size),
+            dict.fromkeys("abc", Affine(offset_x=shift[0], offset_y=shift[1])),
+            # The coarser one, whose tokens are repeated when joined, must not say where they are.
+            offsets={"up_blocks.1": BESIDE, "mid_block": (9.0, 9.0)},
+        )
+
+    parameters = Parameters(**settings)
+    found = []
+    for moved, coordinates in ((False, "measured"), (True, "centred")):
+        further = {name: made(5, moved) for name in companions(parameters)}
+        found.append(
+            measure(made(4, moved), annotations, parameters, coordinates=coordinates,
+                    companions=further).filter(estimator="cosine", position="up_blocks.1")
+        )  # fmt: skip
+    kept = np.ones(len(found[0]), dtype=bool)
+    if parameters.readout == "bilinear" or parameters.subdivide > 1:
+        # Other pixels and places are candidates at the border.
+        for axis, side, s in zip("xy", size, step, strict=True):
+            place = found[0][f"predicted_{axis}"].to_numpy()
+            kept &= (place > s) & (place < side - s)
+    assert kept.sum() > 10
+    for axis in "xy":
+        first, second = (one[f"predicted_{axis}"].to_numpy()[kept] for one in found)
+        np.testing.assert_allclose(first, second, atol=1e-9)
+    centred = measure(
+        made(4, False), annotations, parameters,
+        companions={name: made(5, False) for name in companions(parameters)},
+    ).filter(estimator="cosine", position="up_blocks.1")  # fmt: skip
+    assert not np.allclose(centred["predicted_x"], found[0]["predicted_x"])
+
+
+def test_measured_places_by_hand():
+    # Tokens of 20 px that lie 8 px to the left and 6 px down of their squares' middles.
+    codes = np.eye(30).reshape(6, 5, 30)
+    features = FakeRepresentations(
+        {"mid_block": dict.fromkeys("ab", codes)},
+        dict.fromkeys("ab", (100, 120)),
+        offsets={"mid_block": BESIDE},
+    )
+    images = pl.DataFrame({"image_id": ["a", "b"], "width": 100, "height": 120, "split": "test"})
+    row = pair("p", "a", "b", source_xy=[[33.0, 45.0]])
+    found = measure(
+        features, FakeAnnotations(images, pl.DataFrame([row])), Parameters(),
+        coordinates="measured",
+    ).row(0, named=True)  # fmt: skip
+    # Squares moved by (-8, 6) put the point into column 2 (32 to 52) and row 1 (26 to 46).
+    assert (found["predicted_x"], found["predicted_y"]) == pytest.approx((42, 36))

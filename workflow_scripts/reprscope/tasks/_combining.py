@@ -49,31 +49,36 @@ class Sampling:
     distance: Floats
 
 
-def sampling(places: Floats, tokens: int, size: float, *, nearest: bool) -> Sampling:
+def sampling(
+    places: Floats, tokens: int, size: float, *, nearest: bool, offset: float = 0.0
+) -> Sampling:
     """Weights for places (n,) on an axis of ``tokens`` tokens.
 
     Parameters
     ----------
     places
-        In units of tokens: token i covers [i, i + 1).
+        In units of tokens: the square of token i covers [i, i + 1).
     tokens
         Number of tokens.
     size
         Length of a token in original pixels.
     nearest
         Take the nearest token in place of interpolating.
+    offset
+        By how much tokens lie beside their squares, in tokens.
     """
-    blend = Blend.at(places, tokens)
+    shifted = places - offset
+    blend = Blend.at(shifted, tokens)
     weights = np.zeros((len(places), tokens), dtype=np.float32)
     rows = np.arange(len(places))
-    closest = np.clip(np.floor(places).astype(np.int64), 0, tokens - 1)
+    closest = np.clip(np.floor(shifted).astype(np.int64), 0, tokens - 1)
     if nearest or tokens == 1:
         weights[rows, closest] = 1
     else:
         weights[rows, blend.high] = blend.share
         weights[rows, blend.low] = 1 - blend.share
     inside = (places >= -1e-9) & (places <= tokens + 1e-9)
-    return Sampling(weights, inside, np.abs(places - 0.5 - closest) * size)
+    return Sampling(weights, inside, np.abs(shifted - 0.5 - closest) * size)
 
 
 def gaussian(places: int, sigma: float) -> Float32:
@@ -122,8 +127,10 @@ class Member:
         """
         grid = maps.grid[image]
         size = frames.pixels[image] / grid[:, ::-1]
-        col, row = np.clip(np.floor(encoded / size), 0, grid[:, ::-1] - 1).astype(np.int64).T
-        centre = frames.back(image, (np.stack([col, row], axis=1) + 0.5) * size)
+        within = np.floor(encoded / size - maps.reader.offset)
+        col, row = np.clip(within, 0, grid[:, ::-1] - 1).astype(np.int64).T
+        middle = np.stack([col, row], axis=1) + 0.5 + maps.reader.offset
+        centre = frames.back(image, middle * size)
         return cls(
             frames,
             maps,
@@ -149,7 +156,15 @@ class Member:
             scale, offset = self.frames.scale[target, axis], self.frames.offset[target, axis]
             size = self.frames.pixels[target, axis] / tokens
             at = (places * scale + offset) / size
-            found.append(sampling(at, tokens, size / abs(scale), nearest=nearest))
+            found.append(
+                sampling(
+                    at,
+                    tokens,
+                    size / abs(scale),
+                    nearest=nearest,
+                    offset=self.maps.reader.offset[axis],
+                )
+            )
         return found[0], found[1]
 
 
@@ -252,11 +267,14 @@ def _combined(
     first = members[0]
     height, width = (int(side) * rule.subdivide for side in first.maps.grid[target])
     pixels = first.frames.pixels[target]
-    x = ((np.arange(width) + 0.5) * (pixels[0] / width) - first.frames.offset[target, 0]) / (
-        first.frames.scale[target, 0]
-    )
-    y = ((np.arange(height) + 0.5) * (pixels[1] / height) - first.frames.offset[target, 1]) / (
-        first.frames.scale[target, 1]
+    x, y = (
+        (
+            (np.arange(places) + 0.5 + rule.subdivide * first.maps.reader.offset[axis])
+            * (pixels[axis] / places)
+            - first.frames.offset[target, axis]
+        )
+        / first.frames.scale[target, axis]
+        for axis, places in enumerate((width, height))
     )
     nearest = rule.combine == "nearest"
     axes = [one.axes(target, x, y, nearest=nearest) for one in members]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -35,6 +36,9 @@ class Derived:
         after each is enlarged to the largest of their grids by repeating the nearest token.
     task
         Name of the task, for the messages.
+    measured
+        As of :class:`reprscope.tasks._matching.Stored`; of several positions the tokens of the
+        largest grid say where they are.
     """
 
     dtype = DTYPE
@@ -45,16 +49,23 @@ class Derived:
         positions: Sequence[str],
         *,
         task: str,
+        measured: bool = False,
     ) -> None:
         self.task = task
         self.parts = [
             [
-                (Stored(store, position), _means(Stored(empty, position)) if empty else None)
+                (
+                    Stored(store, position, measured=measured),
+                    _means(Stored(empty, position)) if empty else None,
+                )
                 for store, empty in stores
             ]
             for position in positions
         ]
         self.channels = sum(part[0][0].channels for part in self.parts)
+        image = stores[0][0].image_ids[0]
+        finest = max(self.parts, key=lambda part: math.prod(part[0][0].grid(image)))
+        self.offset = finest[0][0].offset
 
     def grid(self, image: str) -> tuple[int, int]:
         """Rows and columns of an image's tokens: the largest of all positions."""
@@ -141,6 +152,7 @@ class Projected:
     def __init__(self, reader: Reader, mean: Float32, basis: Float32) -> None:
         self.reader, self.mean, self.basis = reader, mean, basis
         self.channels = basis.shape[1]
+        self.offset = reader.offset
 
     def grid(self, image: str) -> tuple[int, int]:
         """Rows and columns of an image's tokens."""

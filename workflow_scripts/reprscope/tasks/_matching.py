@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import DTypeLike, NDArray
 
-    from reprscope.protocol import Coordinates
     from reprscope.store import Representations
 
     Floats = NDArray[np.float64]
@@ -38,6 +37,9 @@ if TYPE_CHECKING:
     Find = Callable[[Float32, Float32, int], tuple[NDArray[Any], Float32]]
     """Of unit queries (n, channels), tokens (m, channels) of an image, and its number: what is
     found for each query, (n, ...), and its similarity (n,)."""
+
+CENTRED: Final[Offset] = (0.0, 0.0)
+"""Tokens that lie in the middle of their squares."""
 
 KEPT: Final = 1 << 30
 """Bytes of token maps that are kept between the search for sources and for targets."""
@@ -133,16 +135,15 @@ def columns(pairs: Ints) -> tuple[Ints, Ints]:
     return pairs[:, 0], pairs[:, 1]
 
 
-def offset_at(representations: Representations, position: str, coordinates: Coordinates) -> Offset:
-    """How far a position's tokens are taken to lie beside their squares, in tokens."""
-    return representations.offset(position) if coordinates == "measured" else (0.0, 0.0)
-
-
 class Reader(Protocol):
-    """Token maps of images by name, all of one number of channels."""
+    """Token maps of images by name, all of one number of channels.
+
+    ``offset`` is by how much the tokens count as lying beside their squares, x and y in tokens.
+    """
 
     channels: int
     dtype: np.dtype[Any]
+    offset: Offset
 
     def grid(self, image: str) -> tuple[int, int]:
         """Rows and columns of an image's tokens."""
@@ -152,11 +153,18 @@ class Reader(Protocol):
 
 
 class Stored:
-    """Token maps of a store at one position, as they are."""
+    """Token maps of a store at one position, as they are.
 
-    def __init__(self, representations: Representations, position: str) -> None:
+    With ``measured``, tokens lie where they were measured to lie, not in the middle of their
+    squares (:mod:`reprscope.offsets`).
+    """
+
+    def __init__(
+        self, representations: Representations, position: str, *, measured: bool = False
+    ) -> None:
         self.representations, self.position = representations, position
         self.channels, self.dtype = representations.layout(position)
+        self.offset = representations.offset(position) if measured else CENTRED
 
     def grid(self, image: str) -> tuple[int, int]:
         """Rows and columns of an image's tokens."""
@@ -314,12 +322,9 @@ class Queries:
 
     @classmethod
     def at(
-        cls, image: Ints, xy: Floats, pixels: Ints, grid: Ints, offset: Offset = (0.0, 0.0)
+        cls, image: Ints, xy: Floats, pixels: Ints, grid: Ints, offset: Offset = CENTRED
     ) -> Queries:
-        """Queries for points (n, 2) in encoded pixels of images (n,).
-
-        ``offset`` says how far the tokens lie beside their squares, in tokens.
-        """
+        """Queries for points (n, 2) in encoded pixels of images (n,)."""
         of_point = grid[image]
         row, col = token_index(xy, columns(pixels[image]), columns(of_point), offset)
         most = int(grid.prod(axis=1).max())

@@ -24,10 +24,12 @@ from typing import TYPE_CHECKING, Final, Literal
 import numpy as np
 
 from reprscope.similarity import BLOCK, normalise
-from reprscope.tasks._matching import Maps, Queries
+from reprscope.tasks._matching import CENTRED, Maps, Queries
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from reprscope.coordinates import Offset
 
     Floats = NDArray[np.float64]
     Ints = NDArray[np.int64]
@@ -146,6 +148,7 @@ class Raster:
         grid: tuple[int, int],
         scale: tuple[float, float],
         offset: tuple[float, float],
+        beside: Offset = CENTRED,
     ) -> Raster:
         """Pixels that tokens stand for.
 
@@ -157,14 +160,16 @@ class Raster:
             Rows and columns of its tokens.
         scale, offset
             Map of each axis, x and y, from the image's pixels to tokens.
+        beside
+            By how much the tokens lie beside their squares, in tokens.
         """
         axes = []
-        for pixels, tokens, s, o in zip(size, grid[::-1], scale, offset, strict=True):
+        for pixels, tokens, s, o, b in zip(size, grid[::-1], scale, offset, beside, strict=True):
             places: Floats = (np.arange(pixels, dtype=np.float64) + 0.5) * s + o
             shown = np.flatnonzero((places >= 0) & (places <= tokens))
             # A sliver may hold no pixel's centre.
             numbers = shown if len(shown) else np.arange(pixels)
-            axes.append((numbers, Blend.at(places[numbers], tokens)))
+            axes.append((numbers, Blend.at(places[numbers] - b, tokens)))
         (x, columns), (y, rows) = axes
         return cls(x, y, columns, rows)
 

@@ -99,16 +99,7 @@ from reprscope.tasks._keypoints import (
     in_whole_encoded_pixels,
     of_pairs,
 )
-from reprscope.tasks._matching import (
-    Frames,
-    Maps,
-    Memory,
-    Queries,
-    Reader,
-    Stored,
-    offset_at,
-    search_pairs,
-)
+from reprscope.tasks._matching import Frames, Maps, Memory, Queries, Reader, Stored, search_pairs
 from reprscope.tasks._readout import (
     TEMPERATURE,
     WINDOW,
@@ -329,10 +320,10 @@ def measure(
     parameters
         Settings of the measure; what is measured depends on those of a variant alone.
     coordinates : {"centred", "measured", "integer"}
-        With ``measured``, tokens lie where they were measured to lie, and not at the middle of
-        their squares; not of a variant. With ``integer``, all coordinates and sizes in the rows of
-        ``cosine`` (and ``plain``) are in pixels of the encoded images, points and boxes cut to
-        whole ones (towards zero), as in the thesis.
+        With ``measured``, tokens lie where they were measured to lie (:mod:`reprscope.offsets`),
+        otherwise in the middle of their squares. With ``integer``, all coordinates and sizes in the rows of ``cosine`` (and ``plain``) are in
+        pixels of the encoded images, points and boxes cut to whole ones (towards zero), as in the
+        thesis.
     companions
         Representations that :func:`companions` names.
     companion_protocols
@@ -354,7 +345,8 @@ def measure(
     ------
     UserError
         If there are no validation or test pairs, an image of a pair has no features, a keypoint
-        lies outside its image, a bounding box is empty, or a feature is not finite.
+        lies outside its image, a bounding box is empty, a feature is not finite, or measured
+        places are asked for of several resolutions.
     """
     sources = (companions or {}).get(SOURCE)
     points = of_pairs(annotations, representations, sources=sources, task=TASK)
@@ -362,10 +354,10 @@ def measure(
     if not parameters.plain:
         first = {} if parameters.own else (companion_protocols or {}).get("1", {})
         compared = first.get("coordinates", coordinates)
-        if "measured" in (coordinates, compared):
+        if compared == "measured" and any("resolution" in one for one in parameters.variants):
             raise UserError(
-                f"{TASK}: a variant takes tokens to stand at the middle of their squares; use a "
-                "protocol with `coordinates: centred`."
+                f"{TASK}: where tokens lie was measured at one resolution; use a protocol with "
+                "`coordinates: centred`, or no variants with a `resolution`."
             )
         variant = _Variant(representations, companions or {}, parameters, points, compared)
         points = variant.points
@@ -374,20 +366,26 @@ def measure(
         source_xy, seen = np.trunc(source_xy), in_whole_encoded_pixels(points)
     frames = []
     memory = Memory()
+    measured = coordinates == "measured"
     pixels = points.source_frames.pixels
     for position in representations.positions:
-        reader = Stored(representations, position)
+        reader = Stored(representations, position, measured=measured)
         names = points.frames.names
         maps = Maps(reader, names, memory, task=TASK, position=position)
         asked = maps
         if sources is not None:
-            asked = Maps(Stored(sources, position), names, memory, task=TASK, position=position)
-        offset = offset_at(representations, position, coordinates)
-        queries = Queries.at(points.source, source_xy, pixels, asked.grid, offset)
+            asked = Maps(
+                Stored(sources, position, measured=measured),
+                names,
+                memory,
+                task=TASK,
+                position=position,
+            )
+        queries = Queries.at(points.source, source_xy, pixels, asked.grid, asked.reader.offset)
         index, similarity = search_pairs(
             maps, queries, points.target, points.component, sources=asked
         )
-        place = middles(index, maps.grid[points.target, 1]) + offset
+        place = middles(index, maps.grid[points.target, 1]) + reader.offset
         predicted = _encoded(place, points.target, points.frames, maps.grid)
         if coordinates != "integer":
             predicted = points.frames.back(points.target, predicted)
@@ -632,6 +630,7 @@ class _Variant:
         self.image, self.xy, self.of = unique_points(self.points.source, xy[shown])
         self.encoded = [frames.forward(self.image, self.xy) for frames in self.frames]
         self.whole = coordinates == "integer"
+        self.measured = coordinates == "measured"
         self.seen = self.points.table
         if self.whole:
             self.encoded = [np.trunc(xy) for xy in self.encoded]
@@ -675,7 +674,8 @@ class _Variant:
                 chosen.temperature,
             )
             place, similarity = search_combined(members, target, component, rule)
-        predicted = _encoded(place, target, first.frames, first.maps.grid * chosen.subdivide)
+        place = place / chosen.subdivide + first.maps.reader.offset
+        predicted = _encoded(place, target, first.frames, first.maps.grid)
         return predicted if self.whole else first.frames.back(target, predicted), similarity
 
     def _pixels(self, maps: Maps) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
@@ -687,12 +687,13 @@ class _Variant:
             scale, offset = frames.scale, frames.offset
         tokens = maps.grid[:, ::-1] / frames.pixels
         scale, offset = scale * tokens, offset * tokens
+        beside = maps.reader.offset
         # The pixel that holds the point; one on the far border belongs to the last.
         xy = self.seen.select("source_x", "source_y").to_numpy()
         pixel = np.minimum(np.floor(xy), sizes[points.source] - 1)
         image, pixel, of = unique_points(points.source, pixel)
         queries = Mixtures.between(
-            image, of, (pixel + 0.5) * scale[image] + offset[image], maps.grid
+            image, of, (pixel + 0.5) * scale[image] + offset[image] - beside, maps.grid
         )
 
         def find(
@@ -700,7 +701,9 @@ class _Variant:
         ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
             h, w = maps.grid[target].tolist()
             width, height = sizes[target].tolist()
-            raster = Raster.of((width, height), (h, w), tuple(scale[target]), tuple(offset[target]))
+            raster = Raster.of(
+                (width, height), (h, w), tuple(scale[target]), tuple(offset[target]), beside
+            )
             shaped = keys.astype(np.float64).reshape(h, w, -1)
             return most_similar_pixel(asked.astype(np.float64), shaped, raster)
 
@@ -724,9 +727,10 @@ class _Variant:
                 joined.append(name)
         readers: list[Reader]
         if chosen.combine == "features":
-            readers = [Derived(list(self.stores.values()), joined, task=TASK)]
+            sets = [list(self.stores.values())]
         else:
-            readers = [Derived([store], joined, task=TASK) for store in self.stores.values()]
+            sets = [[store] for store in self.stores.values()]
+        readers = [Derived(one, joined, task=TASK, measured=self.measured) for one in sets]
         if chosen.pca is not None:
             # Those of the first: tokens of several are compared only in one basis.
             names = sorted(self.points.frames.names)
