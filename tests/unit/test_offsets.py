@@ -173,9 +173,9 @@ def test_measured_places_leave_the_errors_of_moved_points(pairs):
     assert not unmoved.select(counts[0].columns).equals(counts[0])
 
 
-def test_a_variant_does_not_take_measured_places():
+def test_a_variant_of_another_resolution_does_not_take_measured_places():
     features, annotations = study((0, 0))
-    parameters = correspondence.Parameters(pca=2)
+    parameters = correspondence.Parameters(variants=({"resolution": 96},))
     with pytest.raises(UserError, match="coordinates: centred"):
         correspondence.measure(features, annotations, parameters, coordinates="measured")
 

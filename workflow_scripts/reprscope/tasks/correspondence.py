@@ -321,9 +321,9 @@ def measure(
         Settings of the measure; what is measured depends on those of a variant alone.
     coordinates : {"centred", "measured", "integer"}
         With ``measured``, tokens lie where they were measured to lie (:mod:`reprscope.offsets`),
-        otherwise in the middle of their squares. With ``integer``, all coordinates and sizes in the rows of ``cosine`` (and ``plain``) are in
-        pixels of the encoded images, points and boxes cut to whole ones (towards zero), as in the
-        thesis.
+        otherwise in the middle of their squares. With ``integer``, all coordinates and sizes in the
+        rows of ``cosine`` (and ``plain``) are in pixels of the encoded images, points and boxes cut
+        to whole ones (towards zero), as in the thesis.
     companions
         Representations that :func:`companions` names.
     companion_protocols

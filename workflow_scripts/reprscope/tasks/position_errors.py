@@ -70,7 +70,6 @@ from reprscope.tasks._matching import (
     Queries,
     Stored,
     columns,
-    offset_at,
     search_all,
     search_pairs,
 )
@@ -523,12 +522,11 @@ def _listed(
     memory = Memory()
     frames = []
     for position in representations.positions:
-        reader = Stored(representations, position)
+        reader = Stored(representations, position, measured=coordinates == "measured")
         maps = Maps(reader, points.frames.names, memory, task=KIND, position=position)
-        offset = offset_at(representations, position, coordinates)
-        queries = Queries.at(points.source, source_xy, pixels, maps.grid, offset)
+        queries = Queries.at(points.source, source_xy, pixels, maps.grid, reader.offset)
         index, _ = search_pairs(maps, queries, target, points.component)
-        found, token = _centres(index, pixels[target], maps.grid[target], offset)
+        found, token = _centres(index, pixels[target], maps.grid[target], reader.offset)
         if parameters.alpha is None:
             off = (found - target_xy) / token
             wrong = np.hypot(off[:, 0], off[:, 1]) >= parameters.tolerance
@@ -583,9 +581,9 @@ def _all(
     memory = Memory()
     tables = []
     for position in representations.positions:
-        maps = Maps(Stored(representations, position), names, memory, task=KIND, position=position)
-        offset = offset_at(representations, position, coordinates)
-        queries = Queries.at(image, xy, frames.pixels, maps.grid, offset)
+        reader = Stored(representations, position, measured=coordinates == "measured")
+        maps = Maps(reader, names, memory, task=KIND, position=position)
+        queries = Queries.at(image, xy, frames.pixels, maps.grid, reader.offset)
         kinds = _kinds(frames.pixels, maps.grid)
         most = int(maps.grid.prod(axis=1).max())
         counts = Counts(
@@ -599,7 +597,9 @@ def _all(
                 if not len(a):
                     continue
                 found = index[queries.of[a] - turn.start, image[b] - batch[0]]
-                place, token = _centres(found, frames.pixels[image[b]], maps.grid[image[b]], offset)
+                place, token = _centres(
+                    found, frames.pixels[image[b]], maps.grid[image[b]], reader.offset
+                )
                 off = (place - xy[b]) / token
                 counts.add(
                     Matches(
@@ -640,9 +640,7 @@ def _same_name(sources: Ints, targets: Ints, label: Ints, image: Ints) -> tuple[
     return np.concatenate(first), np.concatenate(second)
 
 
-def _centres(
-    index: Ints, pixels: Ints, grid: Ints, offset: Offset = (0.0, 0.0)
-) -> tuple[Floats, Floats]:
+def _centres(index: Ints, pixels: Ints, grid: Ints, offset: Offset) -> tuple[Floats, Floats]:
     """Centres (n, 2) of tokens in px, and the sizes (n, 2) of a token."""
     row, col = np.divmod(index, grid[:, 1])
     return token_centre(row, col, columns(pixels), columns(grid), offset), pixels / grid[:, ::-1]
