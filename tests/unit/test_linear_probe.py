@@ -11,6 +11,7 @@ from reprscope.tasks.linear_probe import (
     Parameters,
     findings,
     measure,
+    minutes,
     relate,
     summarise,
 )
@@ -531,3 +532,11 @@ def test_unusable_settings_are_named(settings):
 def test_the_published_settings_are_those_of_the_thesis():
     published = Parameters(form="published")
     assert (published.learning_rate, published.batch, published.epochs) == (1e-3, 128, 80)
+
+
+def test_time_is_asked_for_by_the_number_of_converged_fits():
+    learning = Parameters(train_images=(50, "all"), seeds=(0, 1, 2))
+    assert (
+        minutes(learning, 11) == 6 * minutes(Parameters(), 11) == 6 * 11 * minutes(Parameters(), 1)
+    )
+    assert minutes(Parameters(form="published"), 11) == 0
