@@ -408,11 +408,28 @@ def test_intervals_are_over_scenes():
     by_scene = row.group_by("scene").agg(pl.col("squared_error", "pixels").sum())
     error, pixels = by_scene["squared_error"].to_numpy(), by_scene["pixels"].to_numpy()
     value = error.sum() / pixels.sum()
+    # Scenes of equal size: the jackknife and the delta method agree to first order.
     spread = np.sqrt(np.square(error - value * pixels).sum() * 10 / 9) / pixels.sum()
     half = stats.t.ppf(0.975, 9) * spread / value / 2
     first = table.filter(position="conv_in").row(0, named=True)
-    assert first["low"] == pytest.approx(np.sqrt(value) * np.exp(-half), rel=1e-9)
-    assert first["high"] == pytest.approx(np.sqrt(value) * np.exp(half), rel=1e-9)
+    assert np.log(first["high"] / first["rmse"]) == pytest.approx(half, rel=0.05)
+    assert np.log(first["rmse"] / first["low"]) == pytest.approx(half, rel=0.05)
+    left = [np.log(np.delete(error, k).sum() / np.delete(pixels, k).sum()) for k in range(10)]
+    jackknife = np.sqrt(9 / 10 * np.square(left - np.mean(left)).sum())
+    exact = stats.t.ppf(0.975, 9) * jackknife / 2
+    assert np.log(first["high"] / first["rmse"]) == pytest.approx(exact)
+
+
+def test_scenes_of_unequal_size_are_fewer():
+    rng = np.random.default_rng(0)
+    scene = np.repeat(np.arange(8), [40, 1, 1, 1, 1, 1, 1, 1])
+    error, pixels = rng.uniform(1, 2, len(scene)), np.ones(len(scene))
+    found = task.logarithm(error, pixels, scene)
+    assert found.units == 8
+    # One scene has most of the images.
+    assert found.freedom == 1
+    assert task.logarithm(error, pixels, np.arange(len(scene))).freedom == len(scene) - 1
+    assert np.isnan(task.logarithm(error, np.zeros(len(scene)), scene).interval().low).all()
 
 
 def test_scenes_come_from_the_dataset():

@@ -79,8 +79,9 @@ THESIS = {
     + BOTH_PROTOCOLS * (12 + 1 + 11 + 1)
     # Two counts of token groups; mean norms; norms and similarity of pairs and of matches.
     + BOTH_PROTOCOLS * (2 * 5 + 3 + 2 * 3 + 1)
-    # The search, two kinds of anomalies, two depth probes; photographs and their corner.
-    + BOTH_PROTOCOLS * (1 + 2 + 2 + PHOTOS + 1)
+    # The search, two kinds of anomalies and their similarity, two depth probes; photographs and
+    # their corner.
+    + BOTH_PROTOCOLS * (1 + 2 + 1 + 2 + PHOTOS + 1)
     # Dense correspondence of other sizes, the mirrored image, other images, degraded images and
     # crops; keypoints of degraded images.
     + BOTH_PROTOCOLS * (4 + 1 + 1 + (1 + 4 * 9) + (1 + 2 * 9) + KEPT)
@@ -90,14 +91,14 @@ THESIS = {
     + TRANSFORMERS * (BOTH_PROTOCOLS + 1 + 1),
     "shapes": 1,
     "decode_noise": 6,
-    "tabulate": 8 + 3 + 18 + 7 + 2 + 1 + 1,
+    "tabulate": 8 + 3 + 19 + 7 + 2 + 1 + 1,
     "figure": sum((4 * 2, 1, 3, 2, 2, 4))
     # Figure 2; two more of the synthetic set.
     + 1
     + 2
     # Errors by position and section 4.3; figures 19 to 25 and 38; 26; 39 and 40.
     + sum((4, 4 + 2))
-    + sum((2, 3, 3, 2, 2, 2, 3, 4, 3))
+    + sum((2, 3, 3, 2, 2, 2, 3, 4, 2, 3))
     + sum((3, 2, 1, 1))
     + sum((3, 2))
     # Dense correspondence.

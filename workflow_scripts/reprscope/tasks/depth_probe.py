@@ -46,7 +46,7 @@ from reprscope.findings import CONDITION, Findings, best, superlative, told_apar
 from reprscope.models.positions import spell
 from reprscope.parameters import check_whole
 from reprscope.seeds import item_seed
-from reprscope.statistics import SIGNIFICANT, Estimate, Interval, holm, mean, ratio
+from reprscope.statistics import SIGNIFICANT, Estimate, Interval, holm
 from reprscope.tasks._pictures import finite_tokens, frame
 
 if TYPE_CHECKING:
@@ -466,9 +466,8 @@ def summarise(measurements: pl.DataFrame, parameters: Parameters) -> pl.DataFram
         pixels, scene = rows["pixels"].to_numpy(), rows["scene"].to_numpy()
         sums = {name: rows[name].to_numpy() for name in _SUMS}
         error = sums["squared_error"]
-        per_pixel = _logarithm(ratio(error[:, None], pixels, cluster=scene))
-        per_mean = _logarithm(ratio(error[:, None], sums["mean_squared_error"], cluster=scene))
-        per_image = mean(np.sqrt(error / pixels)[:, None], cluster=scene)
+        per_pixel = logarithm(error, pixels, scene)
+        per_mean = logarithm(error, sums["mean_squared_error"], scene)
         total = int(pixels.sum())
         bounds = (_root(per_pixel), _root(per_mean))
         frames.append(
@@ -487,7 +486,7 @@ def summarise(measurements: pl.DataFrame, parameters: Parameters) -> pl.DataFram
                     for name, one in zip(("rmse", "low", "high"), bounds[1], strict=True)
                 },
                 "p": float(per_mean.p_value(alternative="less")[0]),
-                "image_rmse": float(per_image.value[0]),
+                "image_rmse": float(np.sqrt(error / pixels).mean()),
                 "aligned_rmse": np.sqrt(sums["aligned_squared_error"].sum() / total),
                 "within_1.25": sums["close"].sum() / total,
                 "absolute_relative": sums["relative_error"].sum() / total,
@@ -517,12 +516,36 @@ def summarise(measurements: pl.DataFrame, parameters: Parameters) -> pl.DataFram
     )
 
 
-def _logarithm(estimate: Estimate) -> Estimate:
-    """Logarithm of a positive estimate, by the delta method: errors are skewed to the right."""
+def logarithm(numerator: NDArray[Any], denominator: NDArray[Any], scene: NDArray[Any]) -> Estimate:
+    """Logarithm of the ratio of two sums over images, with its error over scenes.
+
+    Squared errors are skewed to the right, and scenes have one image or many. So the logarithm is
+    taken, its error is the jackknife's (one scene left out at a time), and the degrees of freedom
+    are those of as many scenes of equal size (Carter, Schnepel, Steigerwald 2017): by the delta
+    method alone an interval over 12 such scenes covers .92.
+
+    Parameters
+    ----------
+    numerator, denominator
+        (images,) not negative.
+    scene
+        (images,) what is independent.
+
+    Returns
+    -------
+    Estimate of (1,), NaN where a sum is 0.
+    """
+    number = np.unique(scene, return_inverse=True)[1]
+    top, bottom = (np.bincount(number, weights=one) for one in (numerator, denominator))
+    count = len(top)
     with np.errstate(divide="ignore", invalid="ignore"):
-        return estimate._replace(
-            value=np.log(estimate.value), error=estimate.error / estimate.value
-        )
+        value = np.log(top.sum() / bottom.sum())
+        left = np.log((top.sum() - top) / (bottom.sum() - bottom))
+        share = bottom / bottom.sum()
+        variance = (count - 1) / count * np.square(left - left.mean()).sum()
+        alike = 1 / np.square(share).sum()
+    freedom = max(1, round(float(alike)) - 1) if np.isfinite(alike) else 1
+    return Estimate(np.array([value]), np.sqrt([variance]), freedom, count)
 
 
 def _root(logarithm: Estimate) -> Interval:
