@@ -51,6 +51,7 @@ def finished(tmp_path_factory) -> Project:
     log = shared / "finished.log"
     with FileLock(shared / "finished.lock"):
         if not log.exists():
+            assert not project.folder.exists(), "its run has failed, as the first to ask shows"
             make(project.folder)
             log.write_text(project.run("--verbose"))
     project.log = log.read_text()

@@ -20,6 +20,13 @@ def environment() -> dict[str, str]:
     return {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")}
 
 
+def jobs(text: str) -> dict[str, int]:
+    """Jobs by rule, as a dry run counts them."""
+    stats = re.search(r"^Job stats:\njob +count\n-+ +-+\n(.*?)\n\n", text, re.M | re.S)
+    rows = dict(line.split() for line in stats[1].splitlines()) if stats else {}
+    return {rule: int(n) for rule, n in rows.items() if rule not in ("all", "total")}
+
+
 class Project:
     """A copy of the project with a study of its own."""
 
@@ -48,10 +55,7 @@ class Project:
             ["--cores", "2", "--dry-run", *arguments], self.folder, environment()
         )
         assert done.returncode == 0, done.stdout + done.stderr
-        text = done.stdout + done.stderr
-        stats = re.search(r"^Job stats:\njob +count\n-+ +-+\n(.*?)\n\n", text, re.M | re.S)
-        rows = dict(line.split() for line in stats[1].splitlines()) if stats else {}
-        return {rule: int(n) for rule, n in rows.items() if rule not in ("all", "total")}
+        return jobs(done.stdout + done.stderr)
 
     def edit(self, name: str, old: str, new: str) -> None:
         path = self.folder / name

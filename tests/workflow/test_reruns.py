@@ -4,6 +4,7 @@ import os
 
 import PIL.Image
 import pytest
+from support.project import jobs
 
 AFTER = {"tabulate": 1, "figure": 1, "report": 1}
 
@@ -156,6 +157,13 @@ def test_a_change_leads_to_exactly_these_jobs(project, change):
     for name, old, new in edits:
         project.edit(name, old, new)
     assert project.planned() == expected
+
+
+def test_a_plan_is_that_of_the_command(project):
+    """Other tests plan in a fork of a process that holds Snakemake, which is faster."""
+    project.edit("config.yaml", "timesteps: [50, 200]", "timesteps: [50, 100, 200]")
+    expected = jobs(project.run("--dry-run"))
+    assert project.planned() == expected == {"extract": 1, "evaluate": 1, **AFTER}
 
 
 def test_a_changed_texture_is_laid_over_the_images_anew(project):
