@@ -26,16 +26,18 @@ def main(
     task = tasks.load(settings["kind"])
     parameters = build(task.Parameters, settings["parameters"], entry=settings["kind"])
     with lease(gpus) as device, Representations(latents) as source:
-        from reprscope.decoding import noised_pictures
+        from reprscope.decoding import mixed_linearly, noised_pictures
         from reprscope.device import torch_device
         from reprscope.models.denoiser import family
         from reprscope.models.vae import load_decoder, scaling
 
         scale, shift = scaling(vae.parent / "snapshot")
+        published = parameters.mixing == "published"
+        schedule = family(settings["family"]).noising(model.parent / "snapshot")
         decode = partial(
             noised_pictures,
             source,
-            add_noise=family(settings["family"]).noising(model.parent / "snapshot"),
+            add_noise=mixed_linearly if published else schedule,
             decoder=load_decoder(vae.parent / "snapshot", device=torch_device(device)),
             timestep=settings["timestep"],
             seed=settings["seed"],

@@ -426,7 +426,11 @@ def noise_levels() -> pl.DataFrame:
     """Pictures of two images at three timesteps."""
     return pl.DataFrame(
         keys("nano-sd", timestep, "image")
-        | {"image_id": f"creature-{image}", "png": picture(64, 64, timestep + image)}
+        | {
+            "image_id": f"creature-{image}",
+            "mixing": "schedule",
+            "png": picture(64, 64, timestep + image),
+        }
         for image in range(2)
         for timestep in (0, 400, 999)
     )

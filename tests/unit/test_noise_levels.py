@@ -5,7 +5,7 @@ import polars as pl
 import pytest
 import torch
 from reprscope.data.canonical import decode
-from reprscope.decoding import noised_pictures
+from reprscope.decoding import mixed_linearly, noised_pictures
 from reprscope.diffusion import noise
 from reprscope.encoding import encode
 from reprscope.errors import UserError
@@ -92,6 +92,31 @@ def test_the_image_is_there_at_first_and_gone_in_the_end(latents, decoder, nano)
         assert apart(start[name], clean[name]) < 0.2 * between
         assert apart(end[name], clean[name]) > 0.5 * between
     assert apart(end["image-0"], end["image-1"]) < 0.35 * between
+
+
+def test_the_published_form_mixes_latents_and_noise_linearly(latents, decoder, nano):
+    """At the ends the image and the noise alone; between, what the decoder makes of the mixture."""
+    scale, shift = scaling(nano)
+    for timestep, share in ((0, 0), (333, 1 / 3), (999, 1)):
+        given = noised_pictures(
+            latents,
+            NAMES[:1],
+            add_noise=mixed_linearly,
+            decoder=decoder,
+            timestep=timestep,
+            seed=SEED,
+            protocol=Protocol(),
+            scaling=scale,
+            shift=shift,
+        )
+        ((name, picture),) = given
+        mean = torch.from_numpy(latents.tokens("mean", name)).permute(2, 0, 1)[None]
+        drawn = noise(tuple(mean.shape[1:]), seed=SEED, image_id=name)[None]
+        mixture = (mean - shift) * scale * (1 - share) + drawn * share
+        (expected,) = decoder.decode(mixture / scale + shift, pixels="symmetric")
+        assert np.abs(picture.astype(int) - expected).max() <= 1
+    with pytest.raises(UserError, match="mixing"):
+        noise_levels.Parameters(mixing="linear")
 
 
 def test_the_range_of_pixels_is_the_protocol_s(latents, decoder, nano):

@@ -10,12 +10,19 @@ from reprscope.prompts import Prompts
 
 if TYPE_CHECKING:
     import numpy as np
+    import torch
     from numpy.typing import NDArray
 
     from reprscope.models.denoiser import Noising
     from reprscope.models.vae import Decoder
     from reprscope.protocol import Protocol
     from reprscope.store import Representations
+
+
+def mixed_linearly(latents: torch.Tensor, noise: torch.Tensor, timestep: int) -> torch.Tensor:
+    """Noise as the thesis' figure 2 adds it, of a share that grows with the timestep (0 to 999)."""
+    share = timestep / 999
+    return (1 - share) * latents + share * noise
 
 
 def noised_pictures(

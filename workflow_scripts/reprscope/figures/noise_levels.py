@@ -35,7 +35,7 @@ class Options:
 
 
 def _rows(table: pl.DataFrame, options: Options) -> pl.DataFrame:
-    rows = frames.select(table, options.filter, [*KEYS, "png"])
+    rows = frames.select(table, options.filter, [*KEYS, "mixing", "png"])
     frames.one_row_per(rows, KEYS)
     return rows
 
@@ -92,8 +92,15 @@ def caption(table: pl.DataFrame, options: Options) -> str:
     rows = _rows(table, options)
     images, models = rows["image_id"].n_unique(), rows["model"].n_unique()
     where = frames.conditions(rows)
+    published = rows["mixing"].unique().to_list() == ["published"]
+    what = (
+        "Latents and noise mixed linearly, as in the thesis' figure and not as a denoiser is given "
+        "them,"
+        if published
+        else "What a denoiser is given: latents with the noise that the model's own schedule adds "
+        "at a timestep,"
+    )
     return (
-        "What a denoiser is given: latents with the noise that the model's own schedule adds at a "
-        f"timestep, decoded by its VAE, for {images} image{'s' * (images != 1)} and "
+        f"{what} decoded by its VAE, for {images} image{'s' * (images != 1)} and "
         f"{models} model{'s' * (models != 1)}{f' ({where})' if where else ''}."
     )
