@@ -148,7 +148,7 @@ def _table(rng: Generator, model: str, images: int) -> pl.DataFrame:
                 label=pl.lit("a"),
                 commonest=pl.lit("c"),
                 classes=pl.lit(10),
-                train_images=pl.lit(100),
+                training_images=pl.lit(100),
                 probe_seed=pl.lit(0),
                 penalty=pl.lit(0.1),
                 train_accuracy=pl.lit(1.0),

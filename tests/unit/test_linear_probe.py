@@ -105,13 +105,13 @@ def test_a_rerun_gives_the_same_bytes_and_a_position_does_not_depend_on_the_othe
     images = made_images(train=150, test=60)
     features = made_features(images, separation=0.3)
     quick = {"epochs": 5} if form == "published" else {}
-    parameters = Parameters(form=form, seeds=(0, 1), train_images=(60, "all"), **quick)
+    parameters = Parameters(form=form, seeds=(0, 1), training_images=(60, "all"), **quick)
     first = measure(features, FakeAnnotations(images), parameters)
     assert parquet(measure(features, FakeAnnotations(images), parameters)) == parquet(first)
     features.grids = {"mid_block": features.grids["mid_block"]}
     alone = measure(features, FakeAnnotations(images), parameters)
     assert first.filter(position="mid_block").equals(alone)
-    few = alone.filter(train_images=60)
+    few = alone.filter(training_images=60)
     seeds = [few.filter(probe_seed=seed)["probability"].to_list() for seed in (0, 1)]
     assert seeds[0] != seeds[1]
 
@@ -204,9 +204,9 @@ def test_smaller_numbers_of_training_images_are_nested_and_even():
     images = made_images(train=120, validation=30, test=60, names=names)
     features = made_features(images, separation=0.5)
     counts = (12, 60, 120)
-    parameters = Parameters(train_images=(60, "all", 12), penalties=[0.01])
+    parameters = Parameters(training_images=(60, "all", 12), penalties=[0.01])
     found = measure(features, FakeAnnotations(images), parameters)
-    assert found["train_images"].unique().to_list() == list(counts)
+    assert found["training_images"].unique().to_list() == list(counts)
     # Which images were used is seen by moving one far away: only probes that hold it change.
     held = {number: set() for number in counts}
     for i, image in enumerate(images["image_id"][:120]):
@@ -216,7 +216,7 @@ def test_smaller_numbers_of_training_images_are_nested_and_even():
         features.grids["mid_block"][image] = grid
         for number in counts:
             one, other = (
-                f.filter(position="mid_block", train_images=number)["probability"].to_numpy()
+                f.filter(position="mid_block", training_images=number)["probability"].to_numpy()
                 for f in (found, moved)
             )
             if not np.array_equal(one, other):
@@ -225,7 +225,7 @@ def test_smaller_numbers_of_training_images_are_nested_and_even():
             break
     assert held[12] < held[60] < held[120] == set(range(24))
     table = summarise(found, parameters).filter(split="test", position="mid_block")
-    assert table["train_images"].to_list() == list(counts)
+    assert table["training_images"].to_list() == list(counts)
     assert table["added"].to_list()[0] is None
     right = [np.array(one) for one in table["right_of_image"]]
     for i in (1, 2):
@@ -302,7 +302,7 @@ def scored(right: dict[int, list[float]], *, classes: int = 2, split: str = "tes
         for i, one in enumerate(scores)
     ]
     schema = [
-        *("position", "train_images", "probe_seed", "image_id", "split", "label", "prediction"),
+        *("position", "training_images", "probe_seed", "image_id", "split", "label", "prediction"),
         *("classes", "commonest"),
     ]
     return pl.DataFrame(rows, schema=schema, orient="row").with_columns(
@@ -484,9 +484,13 @@ def test_features_that_are_not_finite_are_named():
     ("train", "settings", "words"),
     [
         (9, {}, "9 training images are too few to hold a fifth"),
-        (30, {"train_images": (6,)}, "6 training images are too few to hold a fifth"),
-        (30, {"train_images": (31,)}, "asks for 31, but there are 30 training images of 3 classes"),
-        (30, {"train_images": (2,)}, "ask for 3 to 30"),
+        (30, {"training_images": (6,)}, "6 training images are too few to hold a fifth"),
+        (
+            30,
+            {"training_images": (31,)},
+            "asks for 31, but there are 30 training images of 3 classes",
+        ),
+        (30, {"training_images": (2,)}, "ask for 3 to 30"),
     ],
 )
 def test_too_few_training_images_are_one_sentence(train, settings, words):
@@ -516,9 +520,9 @@ def test_one_penalty_needs_nothing_to_choose_on():
         {"penalties": ()},
         {"penalties": (0.1, 0)},
         {"iterations": 0},
-        {"train_images": ()},
-        {"train_images": ("some",)},
-        {"train_images": (100, 100)},
+        {"training_images": ()},
+        {"training_images": ("some",)},
+        {"training_images": (100, 100)},
         {"seeds": ()},
         {"seeds": (1, 1)},
         {"form": "adam"},
@@ -535,7 +539,7 @@ def test_the_published_settings_are_those_of_the_thesis():
 
 
 def test_time_is_asked_for_by_the_number_of_converged_fits():
-    learning = Parameters(train_images=(50, "all"), seeds=(0, 1, 2))
+    learning = Parameters(training_images=(50, "all"), seeds=(0, 1, 2))
     assert (
         minutes(learning, 11) == 6 * minutes(Parameters(), 11) == 6 * 11 * minutes(Parameters(), 1)
     )

@@ -50,7 +50,7 @@ MISTAKES = {
     "unknown key of a task": (
         "tasks/probe/epoch",
         5,
-        "tasks.probe has an unknown key epoch: use form, train_images, seeds, against, penalties",
+        "tasks.probe has an unknown key epoch: use form, training_images, seeds, against",
     ),
     "unknown key of an experiment": (
         "experiments/1/timestep",

@@ -206,7 +206,7 @@ def test_its_figures_can_be_drawn_from_the_table_that_the_experiment_makes(
             # Three training images leave nothing to choose a penalty on.
             few = ("iterations",)
             parameters["penalties"] = parameters["penalties"][:1]
-            parameters["train_images"] = [2, "all"][-len(parameters["train_images"]) :]
+            parameters["training_images"] = [2, "all"][-len(parameters["training_images"]) :]
         parameters |= {key: min(2, parameters[key]) for key in few if key in parameters}
         # Images and categories that are there, where a study names others.
         there = {"images": NAMES, "listed": ["cat", "dog", "horse"]}

@@ -68,7 +68,7 @@ class Parameters:
     ----------
     form
         ``converged`` or ``published``, see the module.
-    train_images
+    training_images
         Numbers of training images, or ``all``: one probe for each, for a learning curve. The images
         of a smaller number are among those of a larger one and are drawn evenly from the classes.
     seeds
@@ -86,7 +86,7 @@ class Parameters:
     """
 
     form: Literal["converged", "published"] = "converged"
-    train_images: tuple[int | str, ...] = ("all",)
+    training_images: tuple[int | str, ...] = ("all",)
     seeds: tuple[int, ...] = (0,)
     against: str = ""
     penalties: tuple[float, ...] = tuple(10.0**exponent for exponent in range(-6, 4))
@@ -97,7 +97,7 @@ class Parameters:
 
     def __post_init__(self) -> None:
         # A study's list becomes a tuple here, so that parameters stay hashable.
-        for name in ("train_images", "seeds", "penalties"):
+        for name in ("training_images", "seeds", "penalties"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         if self.form not in _OF_FORM:
             raise UserError(f"form is {self.form!r}; use one of: {', '.join(_OF_FORM)}.")
@@ -120,13 +120,17 @@ class Parameters:
             )
         wrong = [
             one
-            for one in self.train_images
+            for one in self.training_images
             if one != "all" and (not isinstance(one, int) or isinstance(one, bool) or one < 2)
         ]
-        if wrong or not self.train_images or len(set(self.train_images)) != len(self.train_images):
+        if (
+            wrong
+            or not self.training_images
+            or len(set(self.training_images)) != len(self.training_images)
+        ):
             raise UserError(
-                f"train_images is {list(self.train_images)}; list whole numbers from 2 or all, "
-                "each only once."
+                f"training_images is {list(self.training_images)}; list whole numbers from 2 or "
+                "all, each only once."
             )
 
 
@@ -136,7 +140,7 @@ def minutes(parameters: Parameters, positions: int) -> int:
     A converged fit takes about 350 passes over the means in double precision, twice as many if
     there are no validation images; of some 1,000 images it takes a second.
     """
-    probes = positions * len(parameters.train_images) * len(parameters.seeds)
+    probes = positions * len(parameters.training_images) * len(parameters.seeds)
     return 45 * probes if parameters.form == "converged" else 0
 
 
@@ -157,7 +161,7 @@ def measure(
     Returns
     -------
     One row for each position, number of training images, probe seed and image that is not in the
-    training split: ``position``, ``train_images``, ``probe_seed``, ``image_id``, ``split``,
+    training split: ``position``, ``training_images``, ``probe_seed``, ``image_id``, ``split``,
     ``label``, ``prediction``, ``probability`` (of the true label, float32), ``classes`` (number of
     classes of the probe), ``commonest`` (the class with most training images); and of the probe
     ``penalty`` (null for ``published``), ``train_accuracy`` (share of its training images),
@@ -186,7 +190,7 @@ def measure(
     draws = [
         (seed, number, chosen)
         for seed in parameters.seeds
-        for number, chosen in _draws(labels, drawn[seed], parameters.train_images).items()
+        for number, chosen in _draws(labels, drawn[seed], parameters.training_images).items()
     ]
     if parameters.form == "converged" and not validation.any() and len(parameters.penalties) > 1:
         _check_divisible(min(len(chosen) for _, _, chosen in draws))
@@ -221,7 +225,7 @@ def measure(
             frames.append(
                 scored.select(
                     pl.lit(position).alias("position"),
-                    pl.lit(number, pl.Int32).alias("train_images"),
+                    pl.lit(number, pl.Int32).alias("training_images"),
                     pl.lit(seed, pl.Int32).alias("probe_seed"),
                     "image_id",
                     "split",
@@ -261,7 +265,7 @@ def summarise(measurements: pl.DataFrame, parameters: Parameters) -> pl.DataFram
 
     Returns
     -------
-    ``position``, ``train_images``, ``split``, ``classes``, ``images``, ``accuracy`` (mean over
+    ``position``, ``training_images``, ``split``, ``classes``, ``images``, ``accuracy`` (mean over
     images and probe seeds), ``low``, ``high`` (Wilson; the probe is held fixed, so that what other
     training images would change is not in it), ``chance`` (1 / classes), ``majority`` (share of the
     commonest training class), ``p_value`` (one-sided, that accuracy is above both; not corrected
@@ -271,7 +275,7 @@ def summarise(measurements: pl.DataFrame, parameters: Parameters) -> pl.DataFram
     geometric one), ``converged`` (all of them), and ``right_of_image``, the score of each image in
     the order of names, for :func:`relate`.
     """
-    keys = ["position", "train_images", "split"]
+    keys = ["position", "training_images", "split"]
     classes = int(measurements["classes"][0])
     scores = (
         measurements.group_by(*keys, "image_id", maintain_order=True)
@@ -290,11 +294,11 @@ def summarise(measurements: pl.DataFrame, parameters: Parameters) -> pl.DataFram
     order = measurements["position"].unique(maintain_order=True).to_list()
     frames = []
     for split in _SCORED:
-        for number in scores["train_images"].unique().sort():
+        for number in scores["training_images"].unique().sort():
             for position in order:
                 part = scores.filter(
                     pl.col("split") == split,
-                    pl.col("train_images") == number,
+                    pl.col("training_images") == number,
                     pl.col("position") == position,
                 )
                 if len(part):
@@ -323,7 +327,7 @@ def relate(table: pl.DataFrame, parameters: Mapping[str, Parameters]) -> pl.Data
     columns = ("over", "over_low", "over_high", "over_p")
     alike = [c for c in KEYS if c in table.columns and c not in ("model", "position", "timestep")]
     parts = []
-    for part in table.partition_by(*alike, "train_images", maintain_order=True):
+    for part in table.partition_by(*alike, "training_images", maintain_order=True):
         against = parameters[part["task"][0]].against
         others = part.filter(pl.col("model") == against)
         bounds = np.full((len(columns), len(part)), np.nan)
@@ -348,7 +352,7 @@ def relate(table: pl.DataFrame, parameters: Mapping[str, Parameters]) -> pl.Data
                 ),
             )
         )
-    order = [*KEYS, "train_images", "split"]
+    order = [*KEYS, "training_images", "split"]
     order = [column for column in order if column in table.columns]
     return table.drop("right_of_image").join(
         pl.concat(parts).select(*order, "against", *columns),
@@ -362,7 +366,7 @@ def relate(table: pl.DataFrame, parameters: Mapping[str, Parameters]) -> pl.Data
 def findings(table: pl.DataFrame) -> Findings:
     """Best block of each model with its test accuracy, whether it is above chance, and by what."""
     keys = [column for column in CONDITION if column in table.columns]
-    most = table.filter(pl.col("train_images") == pl.col("train_images").max().over(keys))
+    most = table.filter(pl.col("training_images") == pl.col("training_images").max().over(keys))
     found = best(most, "accuracy")
     if found.is_empty():
         return Findings((), found)
@@ -387,9 +391,8 @@ def findings(table: pl.DataFrame) -> Findings:
             sentences.append(f"That is {points} {verb} {row['against']} at its own best place.")
         if row["firm"] and row["added"] is not None:
             added = _points(row["added"], row["added_low"], row["added_high"])
-            sentences.append(
-                f"The last step, to {row['train_images']:,} training images, changes it by {added}."
-            )
+            last = f"{row['training_images']:,} training images"
+            sentences.append(f"The last step, to {last}, changes it by {added}.")
     return Findings(sentences, found)
 
 
@@ -415,7 +418,7 @@ def _accuracy(part: pl.DataFrame, classes: int) -> pl.DataFrame:
     bounds = estimate.share()
     above = np.stack([right - 1 / classes, right - commonest], axis=1)
     return part.head(1).select(
-        *("position", "train_images", "split"),
+        *("position", "training_images", "split"),
         pl.lit(classes, pl.Int32).alias("classes"),
         pl.lit(len(part), pl.Int32).alias("images"),
         *_columns("accuracy", "low", "high", bounds),
@@ -440,14 +443,14 @@ def _with_added(table: pl.DataFrame) -> pl.DataFrame:
     """Add what each number of training images adds to the next smaller one."""
     frames = []
     for part in table.partition_by("split", "position", maintain_order=True):
-        ranked = part.sort("train_images")
+        ranked = part.sort("training_images")
         scores = [np.array(one) for one in ranked["right_of_image"]]
         for i, row in enumerate(ranked.iter_slices(1)):
             bounds = Interval(*np.full((3, 1), np.nan))
             if i:
                 bounds = mean((scores[i] - scores[i - 1])[:, None]).interval()
             frames.append(row.with_columns(_columns("added", "added_low", "added_high", bounds)))
-    keys = ["position", "train_images", "split"]
+    keys = ["position", "training_images", "split"]
     added = pl.concat(frames).select(*keys, "added", "added_low", "added_high")
     return table.join(added, on=keys, how="left", maintain_order="left")
 
@@ -481,7 +484,7 @@ def _draws(
     for number in numbers:
         if number > len(labels) or number < classes:
             raise UserError(
-                f"linear_probe: train_images asks for {number}, but there are {len(labels)} "
+                f"linear_probe: training_images asks for {number}, but there are {len(labels)} "
                 f"training images of {classes} classes; ask for {classes} to {len(labels)}, or all."
             )
     return {number: np.sort(order[:number]) for number in numbers}
