@@ -29,14 +29,14 @@ def noise(rng: Generator) -> Mapping[str, Outcome]:
         ("threshold 3, heavy tails", 3.0, 3.0),
     ):
         maps = {}
-        for number in range(60):
+        for number in range(40):
             field = _smooth(rng, 0.3)
             spread = rng.uniform(0.1, 0.5)
             drawn = (
                 rng.standard_t(tail, (_SIDE, _SIDE)) if tail else rng.normal(size=(_SIDE, _SIDE))
             )
             maps[f"{number:03}"] = np.exp(field + spread * drawn)
-        parameters = Parameters(threshold=threshold, ratio=1.2)
+        parameters = Parameters(threshold=threshold, thresholds=(), ratio=1.2)
         found[name] = Finding(_claims(maps, parameters))
     return found
 
@@ -44,7 +44,7 @@ def noise(rng: Generator) -> Mapping[str, Outcome]:
 def shares(rng: Generator) -> Mapping[str, Outcome]:
     """Planted tokens of six times the norm, of which some images have many."""
     found: dict[str, Outcome] = {}
-    for images, share in ((60, 0.01), (300, 0.002)):
+    for images, share in ((60, 0.01), (150, 0.003)):
         maps = {}
         for number in range(images):
             norms = np.exp(_smooth(rng, 0.05) + 0.1 * rng.normal(size=(_SIDE, _SIDE)))
@@ -52,7 +52,7 @@ def shares(rng: Generator) -> Mapping[str, Outcome]:
             rate = 4 * share * rng.gamma(2, 0.5) if rng.random() < 0.25 else 0.0
             norms[rng.random((_SIDE, _SIDE)) < rate] *= 6
             maps[f"{number:03}"] = norms
-        parameters = Parameters()
+        parameters = Parameters(thresholds=())
         measured = measure(_features(maps), cast("Annotations", None), parameters)
         table = summarise(measured, parameters)
         row = table.filter(kind="share", score="above", chosen=True).row(0, named=True)

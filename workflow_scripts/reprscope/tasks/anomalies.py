@@ -214,30 +214,29 @@ def _curve(
 ) -> pl.DataFrame:
     """Tokens that stand out, and those that agree with the labels, of every image."""
     levels = parameters.levels
-    position = deciding(representations, parameters, kind="anomalies")
     truth = labelled.partition_by("image_id", as_dict=True)
-    frames = []
+    names = SHARES if parameters.labels is None else (*SHARES, *OUTCOMES)
+    counts, grids = [], []
     for image, norms in maps(representations, parameters, images, kind="anomalies"):
-        counts = dict(zip(SHARES, standing_out(norms, levels, ratio=parameters.ratio), strict=True))
+        counted = standing_out(norms, levels, ratio=parameters.ratio)
         if parameters.labels is not None:
             found = np.stack(
                 [anomalous(norms, threshold=one, ratio=parameters.ratio) for one in levels]
             )
             actual = covered(truth.get((image,), labelled.clear()), norms.shape)
-            counts |= dict(zip(OUTCOMES, outcomes(found, actual), strict=True))
-        grid = {"height": norms.shape[0], "width": norms.shape[1]}
-        frames.append(
-            frame(
-                _SCHEMA,
-                position=position,
-                image_id=image,
-                threshold=levels,
-                **grid,
-                **counts,
-                **common,
-            )
-        )
-    return pl.concat(frames)
+            counted = np.concatenate([counted, outcomes(found, actual)])
+        counts.append(counted)
+        grids.append(norms.shape)
+    return frame(
+        _SCHEMA,
+        position=deciding(representations, parameters, kind="anomalies"),
+        image_id=np.repeat(images, len(levels)),
+        threshold=levels * len(images),
+        height=np.repeat([height for height, _ in grids], len(levels)),
+        width=np.repeat([width for _, width in grids], len(levels)),
+        **dict(zip(names, np.concatenate(counts, axis=1), strict=True)),
+        **common,
+    )
 
 
 def _highest(
