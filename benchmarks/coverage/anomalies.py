@@ -12,7 +12,7 @@ from numpy.random import Generator
 from reprscope.anomalies import agreement, outcomes
 from reprscope.data.canonical import Annotations
 from reprscope.store import Representations
-from reprscope.tasks.anomalies import _SCHEMA, Parameters, findings, measure, summarise
+from reprscope.tasks.anomalies import _SCHEMA, CURVES, Parameters, findings, measure, summarise
 
 from benchmarks.coverage.outcome import Case, Covered, Finding, Outcome
 
@@ -55,7 +55,7 @@ def shares(rng: Generator) -> Mapping[str, Outcome]:
         parameters = Parameters(thresholds=())
         measured = measure(_features(maps), cast("Annotations", None), parameters)
         table = summarise(measured, parameters)
-        row = table.filter(kind="share", score="above", chosen=True).row(0, named=True)
+        row = table.filter(kind="share", score=CURVES[0], chosen=True).row(0, named=True)
         found[f"{images} images, share {share}"] = Covered(share, row["low"], row["high"])
     return found
 

@@ -410,7 +410,7 @@ def told(made, **settings):
 
 def test_findings_claim_anomalies_where_noise_does_not_explain_them():
     table, said = told(many(planted=9))
-    row = table.filter(kind="share", chosen=True, score="above").row(0, named=True)
+    row = table.filter(kind="share", chosen=True, score="above the median").row(0, named=True)
     assert row["value"] == pytest.approx(9 / (30 * 64))
     assert row["p"] == pytest.approx(0.5**9)
     assert said[0] == (
@@ -430,8 +430,8 @@ def test_what_scatters_alike_in_both_directions_is_no_anomaly():
     share = {
         row["score"]: row["value"] for row in table.filter(kind="share", chosen=True).to_dicts()
     }
-    assert share["above"] > 0.01
-    assert share["below"] == pytest.approx(share["above"], rel=0.3)
+    assert share["above the median"] > 0.01
+    assert share["below the median"] == pytest.approx(share["above the median"], rel=0.3)
     assert "noise about a smooth map may explain them" in said[0]
 
 
@@ -461,7 +461,7 @@ def test_standing_out_is_the_rule_and_its_mirror_image():
 
 def test_curves_fall_with_the_threshold_and_hold_the_rules_own():
     table, _ = told(many(planted=9), threshold=7)
-    above = table.filter(kind="share", score="above").sort("threshold")
+    above = table.filter(kind="share", score="above the median").sort("threshold")
     assert above["threshold"].to_list() == [2, 3, 4, 5, 6, 7, 8, 10, 12, 16]
     assert above["value"].is_sorted(descending=True)
     assert above.filter("chosen")["threshold"].to_list() == [7]

@@ -395,7 +395,7 @@ def _panel_note(rows: pl.DataFrame, options: Options) -> str:
         if options.form == "lines":
             values = chosen.drop_nulls(options.metric).select(options.series, options.metric)
             shown = [
-                f"{name} {100 * value:.1f} %" if options.percent else f"{name} {value:.3g}"
+                f"{name} {100 * value:.3g} %" if options.percent else f"{name} {value:.3g}"
                 for name, value in values.rows()
             ]
             text += f" ({', '.join(shown)})" if shown else ""

@@ -64,7 +64,10 @@ LABELLED: Final = "labels"
 """Stands in the column ``detected`` for a position if patches were labelled by hand."""
 
 SHARES: Final = ("above", "below")
-"""Scores of the curve: tokens that stand out upwards and downwards."""
+"""Columns of the numbers of tokens that stand out upwards and downwards."""
+
+CURVES: Final = ("above the median", "below the median")
+"""Scores that are the shares of these tokens."""
 
 UNCALIBRATED: Final = (
     "The rule that finds anomalous tokens is not calibrated: of planted ones it finds another "
@@ -266,7 +269,7 @@ def summarise(measurements: pl.DataFrame, parameters: Parameters) -> pl.DataFram
     "norm": one for each ``position`` and ``group``, with ``images`` (that have a patch of it),
     ``image_share``, ``patches``, ``patch_share`` (of all tokens), ``relative_norm`` (mean over
     patches; null if there are none), and its interval over images with a patch. "share": one for
-    each ``threshold`` and ``score`` (``above``, ``below``), where the rule looks: ``value`` (share
+    each ``threshold`` and ``score`` (:data:`CURVES`), where the rule looks: ``value`` (share
     of tokens that stand out so far), and ``p`` of the null that images with more tokens above are
     as many as those with more below (one-sided sign test). "agreement", with a file of labels:
     ``score`` (``precision``, ``recall``, ``IoU``, ``kappa``). ``chosen`` marks the
@@ -329,9 +332,9 @@ def _over_thresholds(images: pl.DataFrame, threshold: float) -> list[dict[str, A
         counts = found.select(SHARES).to_numpy()
         p = sign_test(counts[:, 0] - counts[:, 1])
         bounds = ratio(counts, tokens).share()
-        for score, value, low, high in zip(SHARES, *bounds, strict=True):
+        for score, value, low, high in zip(CURVES, *bounds, strict=True):
             own = {"score": score, "value": value, "low": low, "high": high}
-            rows.append({"kind": "share", **at, **own, "p": p if score == SHARES[0] else None})
+            rows.append({"kind": "share", **at, **own, "p": p if score == CURVES[0] else None})
         if found[OUTCOMES[0]].is_not_null().all():
             told = agreement(found.select(OUTCOMES).to_numpy())
             for score, value, low, high in zip(AGREEMENT, *told, strict=True):
@@ -370,7 +373,7 @@ def findings(table: pl.DataFrame) -> Findings:
     if not parts:
         return Findings((), None)
     rule = [
-        part.filter(kind="share", chosen=True, score=SHARES[0]).row(0, named=True) for part in parts
+        part.filter(kind="share", chosen=True, score=CURVES[0]).row(0, named=True) for part in parts
     ]
     adjusted = holm(np.array([row["p"] if row["p"] is not None else np.nan for row in rule]))
     under = told_apart(pl.concat([part.head(1) for part in parts]))
@@ -390,8 +393,8 @@ def _sentences(part: pl.DataFrame, p: float, under: str) -> list[str]:
     labelled = first["detected"] == LABELLED
     where = f"{first['model']} at t = {first['timestep']} ({first['dataset']}){under}"
     shares = {row["score"]: row for row in part.filter(kind="share", chosen=True).to_dicts()}
-    above = shares[SHARES[0]]
-    counted = [round(shares[one]["value"] * first["all_tokens"]) for one in SHARES]
+    above = shares[CURVES[0]]
+    counted = [round(shares[one]["value"] * first["all_tokens"]) for one in CURVES]
     sentences = []
     if labelled:
         sentences.append(
