@@ -9,6 +9,7 @@ import pytest
 from reprscope import figures, report
 from reprscope.figures import render
 from reprscope.figures.theme import Theme
+from reprscope.findings import best
 from support import browser, tables
 
 VOID = {"meta", "link", "br", "hr", "img", "input", "image", "use", "path", "rect", "line"}
@@ -167,10 +168,13 @@ def test_columns_without_a_value_are_left_out(entries):
     table = tables.probe().with_columns(
         gain=pl.lit(None, pl.Float64), change=pl.lit(float("nan")), known=pl.lit(0.0)
     )
+    table = best(table, "accuracy")
     section = report.Section(name="s", title="t", question="q", table=table)
     text = page(entries, sections=[section])
     assert ">known</th>" in text
     assert ">gain</th>" not in text and ">change</th>" not in text
+    # How a row was chosen is in the sentence; of how many, and on how many, is in the table, too.
+    assert ">chosen from</th>" in text and ">firm</th>" not in text and ">tied</th>" not in text
 
 
 def test_cells():

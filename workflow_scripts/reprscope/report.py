@@ -30,6 +30,8 @@ PARTS: Final[Mapping[str, str]] = {
 _COUNTS = frozenset({"images", "pairs", "points", "jobs", "values", "compared", "within"})
 # What all rows of a table share is said once, above it.
 _CONDITIONS = (*KEYS, "split", "estimator", "alpha", "average")
+# What a sentence above the table says in words, see reprscope.findings.best.
+_SAID = frozenset({"tied", "firm"})
 _CODE = re.compile(r"`([^`]+)`")
 
 
@@ -222,7 +224,8 @@ def _table(table: pl.DataFrame, *, label: str) -> str:
     table = table.select(c for c in table if not c.is_null().all() and not _without_number(c))
     same = [c for c in _CONDITIONS if c in table.columns and table[c].n_unique() == 1]
     shared = ", ".join(f"{words(c)} {_cell(c, table[c][0])}" for c in same)
-    columns = [c for c in table.columns if not _unprintable(table.schema[c]) and c not in same]
+    hidden = {*same, *_SAID}
+    columns = [c for c in table.columns if not _unprintable(table.schema[c]) and c not in hidden]
     kinds = {c: ' class="number"' if table.schema[c].is_numeric() else "" for c in columns}
     head = "".join(f'<th scope="col"{kinds[c]}>{html.escape(words(c))}</th>' for c in columns)
     rows = "".join(
