@@ -127,8 +127,11 @@ def test_a_sentence_concludes_only_what_validation_chose():
     few = {"chosen_on": 3, "tied": 2}
     assert superlative(row | few, "Error of a", "accuracy", lowest=True, form=rounded) == (
         "Error of a is lowest of 3 on these 300 test images in mid at t = 0, with 2 more at the "
-        "same value: 0.90 (3 validation images are too few to choose on)"
+        "same value: 0.90 (3 validation images, too few to choose on)"
     )
+    one = superlative(row | {"chosen_on": 1, "images": 1}, "Accuracy of a", "accuracy")
+    assert "on this 1 test image in mid" in one
+    assert one.endswith("(1 validation image, too few to choose on)")
     alone = {"chosen_from": 1, "firm": True}
     assert superlative(row | alone, "Accuracy of a", "accuracy") == (
         "Accuracy of a is 90.0 % [85.0, 95.0] in mid at t = 0, on 300 test images"
@@ -150,6 +153,18 @@ def test_sentences_state_the_numbers_of_the_chosen_row():
     )
     assert "accuracy of b" in second
     assert "mid at t = 0" in second
+
+
+def test_accuracy_is_above_chance_only_if_validation_chose_and_the_test_says_so():
+    uneven = probed().with_columns(majority=pl.lit(0.3))
+    for p_value, words in ((0.03, "not told from"), (0.02, "above")):  # twice that, by Holm
+        (said, _) = linear_probe.findings(uneven.with_columns(p_value=pl.lit(p_value))).sentences
+        assert said.endswith(
+            f"{words} chance (10.0 % for 10 classes) and the commonest class alone (30.0 %)."
+        )
+    (said, _) = linear_probe.findings(uneven.filter(split="test")).sentences
+    assert "above" not in said
+    assert said.endswith("; chance is 10.0 % for 10 classes, the commonest class alone 30.0 %.")
 
 
 def test_every_condition_has_a_sentence_that_names_it():

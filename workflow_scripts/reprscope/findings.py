@@ -167,7 +167,7 @@ def superlative(
     write = form or interval
     place = where(row["position"], row["timestep"])
     share = f" of {of}" if of else ""
-    scored = f"{row[units]:,} {row['split']} {units}"
+    scored = _counted(row[units], row["split"], units)
     bounded = write(row[metric], row["low"], row["high"])
     if row["chosen_from"] == 1:
         return f"{subject} is {bounded}{share} in {place}, on {scored}"
@@ -178,14 +178,20 @@ def superlative(
         )
     alike = f", with {row['tied']} more at the same value" if row["tied"] else ""
     few = (
-        f" ({row['chosen_on']} validation {units} are too few to choose on)"
+        f" ({_counted(row['chosen_on'], 'validation', units)}, too few to choose on)"
         if row["chosen_on"]
         else ""
     )
+    these = "these" if row[units] > 1 else "this"
     return (
-        f"{subject} is {'lowest' if lowest else 'highest'} of {row['chosen_from']} on these "
+        f"{subject} is {'lowest' if lowest else 'highest'} of {row['chosen_from']} on {these} "
         f"{scored} in {place}{alike}: {write(row[metric], None, None)}{share}{few}"
     )
+
+
+def _counted(number: int, split: str, units: str) -> str:
+    """Units of a split with their number: ``1 test image``."""
+    return f"{number:,} {split} {units.removesuffix('s') if number == 1 else units}"
 
 
 def told_apart(table: pl.DataFrame) -> list[str]:

@@ -398,11 +398,13 @@ def findings(table: pl.DataFrame) -> Findings:
 
 def _beside_chance(row: Mapping[str, Any], p_value: float) -> str:
     """Chance in words, and, if the row was chosen on validation, whether accuracy is above."""
-    level = f"chance ({interval(row['chance'])} for {row['classes']} classes)"
-    if row["majority"] > row["chance"]:
-        level += f" and always the commonest class ({interval(row['majority'])})"
+    chance, majority = interval(row["chance"]), interval(row["majority"])
+    counts = row["majority"] > row["chance"]
     if np.isnan(p_value):
-        return f"; beside it, {level}"
+        level = f"; chance is {chance} for {row['classes']} classes"
+        return level + (f", the commonest class alone {majority}" if counts else "")
+    level = f"chance ({chance} for {row['classes']} classes)"
+    level += f" and the commonest class alone ({majority})" if counts else ""
     return f", above {level}" if p_value < SIGNIFICANT else f", not told from {level}"
 
 
