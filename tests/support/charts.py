@@ -19,6 +19,7 @@ KINDS = {
     "block_table": tables.probe,
     "degradation_lines": tables.degraded,
     "gains": tables.gains,
+    "group_table": tables.groups,
     "lines_by_alpha": tables.over_alphas,
     "lines_by_threshold": tables.search,
     "lines_by_layer": tables.layers,

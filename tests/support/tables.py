@@ -434,3 +434,26 @@ def noise_levels() -> pl.DataFrame:
         for image in range(2)
         for timestep in (0, 400, 999)
     )
+
+
+def groups() -> pl.DataFrame:
+    """PCK of categories and of two difficulties, at one timestep."""
+    rng = np.random.default_rng(7)
+    parts = {"category": ["cat", "cow", "giraffe"], "viewpoint": ["easy", "medium", "hard"]}
+    rows = []
+    for model in MODELS:
+        for position in reversed(BLOCKS):
+            for estimator in ("cosine", "same_place_in_box", "same_place_in_square"):
+                for by, values in parts.items():
+                    for value in ("all", *values):
+                        pck = float(rng.uniform(0, 0.6))
+                        if estimator != "cosine":
+                            pck = (0.2 if estimator.endswith("box") else 0.1) + 0.01 * len(value)
+                        rows.append(
+                            keys(model, 50, position)
+                            | {"split": "test", "estimator": estimator, "alpha": 0.1}
+                            | {"by": by, "value": value, "average": "point", "points": 900}
+                            | {"pairs": 120 if value == "all" else 40, "images": 60}
+                            | {"pck": pck, "low": pck - 0.02, "high": pck + 0.02}
+                        )
+    return pl.DataFrame(rows)

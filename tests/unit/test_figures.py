@@ -716,3 +716,34 @@ def test_baselines_that_differ_between_blocks_are_an_error():
     )
     with pytest.raises(UserError, match="Several rows fall on one mark"):
         draw("lines_by_alpha", table)
+
+
+# Parts of the pairs
+
+
+def test_cells_of_parts_are_the_rows_of_the_table():
+    spec = draw("group_table", by=["category"])
+    table = tables.groups().filter(by="category", model="nano-sd")
+    cells = marks(spec, "rect")[0][1]
+    baselines = ["same place in box", "same place in square"]
+    assert len(cells) == 4 * (len(tables.BLOCKS) + 2)
+    for position in tables.BLOCKS:
+        own = table.filter(position=position, estimator="cosine")
+        assert {c["row"]: c["pck"] for c in cells if c["column"] == block_label(position)} == {
+            "all pairs" if value == "all" else value: pck
+            for value, pck in own.select("value", "pck").iter_rows()
+        }
+    assert [c["column"] for c in cells if c["row"] == "cow"] == [*LABELS, *baselines]
+    best = table.filter(estimator="cosine", value="cow").sort("pck")["position"][-1]
+    assert [c["column"] for c in cells if c["row"] == "cow" and c["best"]] == [block_label(best)]
+
+
+def test_rows_of_several_kinds_of_parts_say_which_and_all_pairs_stand_once():
+    spec = draw("group_table")
+    cells = marks(spec, "rect")[0][1]
+    assert {c["row"] for c in cells} == {
+        *(f"category: {name}" for name in ("cat", "cow", "giraffe")),
+        *(f"viewpoint: {name}" for name in ("easy", "medium", "hard")),
+        "all pairs",
+    }
+    assert "each part has 40 pairs" in spec["description"]

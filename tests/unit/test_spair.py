@@ -39,7 +39,7 @@ def test_the_published_numbers_are_the_defaults():
         "test_pairs": 12234,
         "test_keypoints": 88328,
     }
-    assert source.provides(defaults) == {"labels", "pairs", "keypoints"}
+    assert source.provides(defaults) == {"labels", "pairs", "keypoints", "difficulties"}
 
 
 def test_images_keep_their_bytes_under_names_that_are_unique(dataset, archive):

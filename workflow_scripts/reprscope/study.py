@@ -610,8 +610,11 @@ def _check_experiment(study: Study, experiment: Experiment) -> None:
                 raise UserError(f"tasks.{task}: there is no file {path}: correct its path.")
         for companion in study.companions(task).values():
             _check_companion(study, experiment, task, companion)
+    annotations = frozenset[str]().union(
+        *(tasks.needs(kind, study.tasks[task].parameters) for task in experiment.tasks)
+    )
     for name in experiment.datasets:
-        missing = tasks.load(kind).NEEDS - study.datasets[name].provides
+        missing = annotations - study.datasets[name].provides
         if missing:
             raise UserError(
                 f"{where}: dataset {name} has no {' and no '.join(sorted(missing))}, which "

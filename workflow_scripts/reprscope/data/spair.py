@@ -94,7 +94,7 @@ class Parameters:
 
 def provides(parameters: Parameters) -> frozenset[str]:
     """Annotations beside the images."""
-    return frozenset({"labels", "pairs", "keypoints"})
+    return frozenset({"labels", "pairs", "keypoints", "difficulties"})
 
 
 def build(parameters: Parameters, threads: int) -> Dataset:

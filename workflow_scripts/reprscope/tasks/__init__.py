@@ -64,7 +64,8 @@ class Task(Protocol):
         those parts of each one's protocol, unless ``PROTOCOL`` is empty.
         """
 
-    # Optional: ``companions(parameters)``, see :func:`companions`; ``relate(table, parameters)``,
+    # Optional: ``companions(parameters)``, see :func:`companions`; ``needs(parameters)``, see
+    # :func:`needs`; ``relate(table, parameters)``,
     # which adds to an experiment's table what follows from several measurements together, by the
     # parameters of each task; ``findings(table)``, see :mod:`reprscope.findings`;
     # ``minutes(parameters, positions)``, see :func:`minutes`.
@@ -96,6 +97,13 @@ def load(kind: str) -> Task:
     if kind not in kinds:
         raise UserError(f"There is no task kind '{kind}'; use one of: {', '.join(kinds)}.")
     return cast("Task", importlib.import_module(f"{__name__}.{kind}"))
+
+
+def needs(kind: str, parameters: Any) -> frozenset[str]:
+    """Annotations that a task needs: its ``NEEDS``, and what its ``needs(parameters)`` adds."""
+    task = load(kind)
+    further: frozenset[str] = getattr(task, "needs", lambda _: frozenset())(parameters)
+    return task.NEEDS | further
 
 
 def companions(kind: str, parameters: Any) -> Mapping[str, Mapping[str, Any]]:

@@ -433,7 +433,7 @@ def summarise(measurements: pl.DataFrame, parameters: Parameters) -> pl.DataFram
     """
     positions = measurements["position"].drop_nulls().unique(maintain_order=True).to_list()
     alphas = parameters.alphas
-    scored = _scores(measurements, alphas, strict=parameters.strict)
+    scored = pair_scores(measurements, alphas, strict=parameters.strict)
     names = [name for name in ("cosine", "plain") if name in scored["estimator"]]
     rows: list[tuple[object, ...]] = []
     for split in SPLITS:
@@ -466,11 +466,11 @@ def summarise(measurements: pl.DataFrame, parameters: Parameters) -> pl.DataFram
             ):
                 shares, differences, p_values = found
                 column = one * len(alphas) + i
-                values = [_known(bound[column]) for bound in shares]
+                values = [known(bound[column]) for bound in shares]
                 gains: list[float | None] = [None] * 4
                 if estimator == "cosine" and "plain" in names:
                     column = (len(series) + number) * len(alphas) + i
-                    gains = [_known(bound[column]) for bound in (*differences, p_values)]
+                    gains = [known(bound[column]) for bound in (*differences, p_values)]
                 counts = (pairs["points_of_pair"].sum(), len(pairs))
                 told = estimator == "cosine" and average == "point"
                 each = [series[one][str(alpha)].cast(pl.Int32).to_list() if told else None]
@@ -580,7 +580,7 @@ def _corrected(table: pl.DataFrame) -> pl.DataFrame:
     return table.join(found, on=index, how="left", maintain_order="left").drop(index)
 
 
-def _known(value: float) -> float | None:
+def known(value: float) -> float | None:
     """A table's cell: null for a number that cannot be given."""
     return None if np.isnan(value) else float(value)
 
@@ -811,7 +811,9 @@ def _rows(
     )
 
 
-def _scores(measurements: pl.DataFrame, alphas: tuple[float, ...], *, strict: bool) -> pl.DataFrame:
+def pair_scores(
+    measurements: pl.DataFrame, alphas: tuple[float, ...], *, strict: bool
+) -> pl.DataFrame:
     """Count the correct keypoints of each pair: a column for each alpha, sorted."""
     keys = ["estimator", "position", "split", "pair_id", "category", "source_id", "target_id"]
     rows = measurements.sort(keys, maintain_order=True)
