@@ -99,7 +99,7 @@ def test_matches_equal_a_loop_over_tokens():
 def test_chance_is_that_of_a_uniformly_random_match(within):
     height, width = 3, 5
     places = np.zeros((2, 15), dtype=int)
-    found = {row["axis"]: row for row in counts(places, places, None, (3, 5), within)}
+    found = {row["axis"]: row for row in counts(places, [places], None, (3, 5), within)}
     rows = [abs(a - c) <= within for a in range(height) for c in range(height)]
     columns = [abs(b - d) <= within for b in range(width) for d in range(width)]
     assert found["row"]["chance"] == pytest.approx(np.mean(rows))

@@ -175,13 +175,13 @@ def experiment(tokens, pictures=None):
     return table.select(*(pl.lit(v).alias(k) for k, v in keys.items()), pl.all())
 
 
-def test_findings_describe_the_highest_and_count_what_is_beyond_colours():
+def test_findings_describe_the_highest_and_count_effects():
     tokens = planted(np.random.default_rng(6), channels=12, rows=1.5)
-    highest, beyond = position_variance.findings(experiment(tokens)).sentences
+    highest, known = position_variance.findings(experiment(tokens)).sentences
     assert "mid at t = 50, the highest of 1 on these 12 images" in highest
-    assert "rows in 1 of 1 layers and columns in 0 of 1 layers" in beyond
+    assert "rows in 1 of 1 layers and columns in 0 of 1 layers" in known
     nothing = smooth(np.random.default_rng(7), 12, 12)
-    assert "in no layer" in position_variance.findings(experiment(nothing)).sentences[1]
+    assert "rows in 0 of 1 layers" in position_variance.findings(experiment(nothing)).sentences[1]
     few = experiment(tokens[:4])
     assert few["low"].null_count() == len(few)
     assert len(position_variance.findings(few).sentences) == 1

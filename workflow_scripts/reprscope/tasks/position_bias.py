@@ -131,10 +131,10 @@ def measure(
     ``target_id``, ``height`` and ``width`` (of the token grid), ``within`` (tokens), ``tokens``
     (number that counts), ``matches`` (tokens whose best match, by cosine similarity, is no further
     than ``within`` away from the token's own place along the axis, or along both), ``colours``
-    (those of the colours of the patches), ``chance`` (share of matches if they were uniformly
-    random) and ``correct`` (tokens whose match is as close to the place of their content, in the
-    mirrored view). In the mirrored view a token counts whose content stands :data:`FAR` away along
-    the axis; an axis without such tokens has no row.
+    (those of the colours of the patches, by the better of two similarities), ``chance`` (share of
+    matches if they were uniformly random) and ``correct`` (tokens whose match is as close to the
+    place of their content, in the mirrored view). In the mirrored view a token counts whose content
+    stands :data:`FAR` away along the axis; an axis without such tokens has no row.
 
     Raises
     ------
@@ -151,7 +151,7 @@ def measure(
             if image not in known:
                 raise UserError(f"{_KIND}: image '{image}' has no mirrored view; extract it too.")
             comparisons.append(("mirrored", image, image, other))
-    seen: dict[tuple[Any, ...], Ints] = {}
+    seen: dict[tuple[Any, ...], list[Ints]] = {}
     rows = []
     for position in representations.positions:
         for of, source_id, target_id, held in comparisons:
@@ -165,11 +165,9 @@ def measure(
             grid = (source.shape[0], source.shape[1])
             key = (of, source_id, target_id, grid)
             if key not in seen:
-                seen[key] = _found(
-                    *_standardised(
-                        _colours(representations, annotations, source_id, grid),
-                        _colours(held, annotations, target_id, grid),
-                    )
+                seen[key] = _found_by_colours(
+                    _colours(representations, annotations, source_id, grid),
+                    _colours(held, annotations, target_id, grid),
                 )
             content = None
             if of == "mirrored":
@@ -195,14 +193,16 @@ def measure(
 
 
 def counts(
-    found: Ints, colours: Ints, content: Ints | None, grid: tuple[int, int], within: int
+    found: Ints, colours: list[Ints], content: Ints | None, grid: tuple[int, int], within: int
 ) -> list[dict[str, Any]]:
     """Columns of :func:`measure` for one pair, by axis.
 
     Parameters
     ----------
-    found, colours
-        (2, h w) row and column that every token found, by its features and by its colours.
+    found
+        (2, h w) row and column that every token found.
+    colours
+        The same by colours, in several ways, of which the best counts.
     content
         (2, h w) row and column where its content stands, beyond the map if it is not shown; None
         if that is unknown.
@@ -236,7 +236,7 @@ def counts(
             "axis": axis,
             "tokens": int(counted.sum()),
             "matches": int(close[counted].sum()),
-            "colours": int((away(colours, own) <= within)[counted].sum()),
+            "colours": max(int((away(one, own) <= within)[counted].sum()) for one in colours),
             "chance": float(chance.mean()),
             "correct": None,
         }
@@ -260,15 +260,22 @@ def _colours(
     return patches.colours(picture, grid)[..., :_COLOURS]
 
 
-def _standardised(
-    source: NDArray[np.float32], target: NDArray[np.float32]
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Both with mean 0 and deviation 1 in every channel over the two together."""
+def _found_by_colours(source: NDArray[np.float32], target: NDArray[np.float32]) -> list[Ints]:
+    """Row and column (2, h w) that every patch finds by its colours.
+
+    Channels are standardised over both images. Matched are the patches of the highest cosine
+    similarity, and those that differ least, as either may be the better reading of colours.
+    """
     both = np.concatenate([source, target]).reshape(-1, source.shape[-1]).astype(np.float64)
     centre, deviation = both.mean(axis=0), both.std(axis=0)
     deviation[deviation == 0] = 1
     first, second = (((one - centre) / deviation).astype(np.float32) for one in (source, target))
-    return first, second
+    keys = second.reshape(-1, second.shape[-1])
+    closest = [np.square(row[:, None] - keys).sum(axis=-1).argmin(axis=1) for row in first]
+    return [
+        _found(first, second),
+        np.stack(np.divmod(np.concatenate(closest), target.shape[1])),
+    ]
 
 
 def _content(

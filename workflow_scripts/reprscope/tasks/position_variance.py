@@ -190,10 +190,12 @@ def summarise(measurements: pl.DataFrame, parameters: Parameters) -> pl.DataFram
 
 
 def findings(table: pl.DataFrame) -> Findings:
-    """What place explains where it explains most, and in how many layers beyond colours.
+    """What place explains where it explains most, and in how many layers it explains anything.
 
     The first describes: nothing is chosen on other images. The second is a family of tests, rows
-    and columns of all layers and timesteps of a condition, adjusted by Holm.
+    and columns of all layers and timesteps of a condition, adjusted by Holm. It is not told in how
+    many layers place explains what colours do not, since content that is a curve of colours, or of
+    those of other patches, is not removed with them.
     """
     keys = ["model", *(column for column in CONDITION if column in table.columns)]
     parts = table.partition_by(keys, maintain_order=True)
@@ -213,36 +215,33 @@ def findings(table: pl.DataFrame) -> Findings:
             (row["removed"], row["axis"]): interval(row["share"])
             for row in here.iter_rows(named=True)
         }
+        place = where(most["position"], most["timestep"])
         sentences.append(
             f"{name} on {most['dataset']}: place explains {shares['nothing', 'place']} of the "
-            f"variance of tokens in {where(most['position'], most['timestep'])}, the highest of "
-            f"{len(of_place)} on these {most['images']} images (rows {shares['nothing', 'row']}, "
-            f"columns {shares['nothing', 'column']}); of what colours of the patches do not "
-            f"explain, {shares['colours', 'place']} (rows {shares['colours', 'row']}, columns "
+            f"variance of tokens in {place}, the highest of {len(of_place)} on these "
+            f"{most['images']} images (rows {shares['nothing', 'row']}, columns "
+            f"{shares['nothing', 'column']}); of what is left without what is linear in the "
+            "colours of their patches and in products of them, "
+            f"{shares['colours', 'place']} (rows {shares['colours', 'row']}, columns "
             f"{shares['colours', 'column']})."
         )
-        tried = part.filter(pl.col("removed") == "colours", pl.col("axis") != "place")
+        tried = part.filter(pl.col("removed") == "nothing", pl.col("axis") != "place")
         tried = tried.with_columns(adjusted=statistics.holm(tried["p"].to_numpy()))
         rows.append(tried)
         if most["images"] >= statistics.FEWEST_UNITS:
-            sentences.append(_beyond_colours(tried, name))
+            sentences.append(_known_effects(tried, name))
     return Findings(sentences, pl.concat(rows) if rows else None)
 
 
-def _beyond_colours(tried: pl.DataFrame, name: str) -> str:
-    """In how many layers each axis explains something beyond colours."""
-    family = f"signs of {tried['images'][0]} images flipped, {len(tried)} tests, Holm"
+def _known_effects(tried: pl.DataFrame, name: str) -> str:
+    """In how many layers rows and columns explain something, be it by content or by position."""
     counts = []
     for axis in AXES[:2]:
         of = tried.filter(axis=axis)
         known = int((of["adjusted"] < statistics.SIGNIFICANT).sum())
-        counts.append((f"{axis}s in {known} of {len(of)} layers", known))
-    if not any(known for _, known in counts):
-        return (
-            f"{name}: what colours do not explain of the tokens depends on the row or the column "
-            f"in no layer ({family})."
-        )
+        counts.append(f"{axis}s in {known} of {len(of)} layers")
     return (
-        f"{name}: what colours do not explain of the tokens depends on their place: "
-        f"{' and '.join(text for text, _ in counts)} ({family})."
+        f"{name}: tokens depend on their place, by position or by what is shown there: "
+        f"{' and '.join(counts)} (signs of {tried['images'][0]} images flipped, "
+        f"{len(tried)} tests, Holm)."
     )
