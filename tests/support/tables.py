@@ -414,9 +414,13 @@ def differences() -> pl.DataFrame:
         for timestep in (50, 500):
             for position in BLOCKS:
                 share = float(rng.uniform(0.05, 0.9))
+                moved = share - 0.4 if noise == "shared" else None
                 rows.append(
                     keys("nano-sd", timestep, position)
                     | {"protocol": protocol, "noise": noise, "share": share, "chance": 0.01}
+                    | {"difference": moved}
+                    | {"difference_low": None if moved is None else moved - 0.03}
+                    | {"difference_high": None if moved is None else moved + 0.03}
                     | {"low": share - 0.02, "high": share + 0.02, "pairs": 100, "within": 0}
                 )
     return pl.DataFrame(rows)

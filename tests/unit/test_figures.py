@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from reprscope import figures
 from reprscope.errors import UserError
-from reprscope.figures import frames, render
+from reprscope.figures import block_differences, frames, render
 from reprscope.figures.lines_by_timestep import apart, legible
 from reprscope.figures.theme import SCHEMES, UNET_BLOCKS, Theme, register
 from reprscope.labels import block_label
@@ -747,3 +747,31 @@ def test_rows_of_several_kinds_of_parts_say_which_and_all_pairs_stand_once():
         "all pairs",
     }
     assert "each part has 40 pairs" in spec["description"]
+
+
+def test_differences_are_those_of_the_task_and_bold_where_their_interval_leaves_out_0():
+    table = tables.differences()
+    low, high = pl.col("difference") - 0.5, pl.col("difference") + 0.5
+    unsure = (pl.col("timestep") == 50) & (pl.col("position") == "mid_block")
+    table = table.with_columns(
+        difference_low=pl.when(unsure).then(low).otherwise("difference_low"),
+        difference_high=pl.when(unsure).then(high).otherwise("difference_high"),
+    )
+    rows = {
+        (row["timestep"], row["position"]): row
+        for row in table.filter(noise="shared").iter_rows(named=True)
+    }
+
+    found = block_differences._rows(table, block_differences.Options())
+    assert len(found) == len(rows)
+    for row in found.iter_rows(named=True):
+        position = next(p for _, p in rows if block_label(p) == row["block"])
+        expected = rows[row["timestep"], position]
+        assert row["difference"] == expected["difference"]
+        sure = not expected["difference_low"] <= 0 <= expected["difference_high"]
+        assert row["clear"] is sure
+    assert not found["clear"].all()
+    caption = block_differences.caption(table, block_differences.Options())
+    assert f"Largest of {len(rows)}: " in caption
+    with pytest.raises(UserError, match="'difference'"):
+        block_differences.draw(table.drop("difference"), block_differences.Options(), Theme())

@@ -4,6 +4,7 @@ import math
 import numpy as np
 import polars as pl
 import pytest
+import scipy.stats
 import torch
 from reprscope.coordinates import Affine
 from reprscope.data import menagerie
@@ -333,3 +334,32 @@ def test_in_a_real_model_shared_noise_makes_the_bias_of_the_first_layer(real):
     assert shares["per_image"]["conv_in"]["share"] < 0.02
     assert shares["per_image"]["conv_in"]["chance"] == 1 / 256
     assert shares["shared"]["mid_block"]["share"] > shares["per_image"]["mid_block"]["share"]
+
+
+def test_what_shared_noise_changes_is_told_on_the_same_pairs():
+    """Pairs differ by far more than the protocols do on each."""
+    rng = np.random.default_rng(3)
+    alone = rng.uniform(0.1, 0.8, 40)
+    moved = alone + 0.05 + rng.normal(0, 0.01, 40)
+    rows = [
+        {"protocol": protocol, "noise": noise, "position": "mid_block", "timestep": timestep}
+        | {"of": "pairs", "axis": "both", "within": 0, "of_pair": shares.tolist()}
+        for timestep in (50, 200)
+        for protocol, noise, shares in (
+            ("standard", "per_image", alone),
+            ("shared-noise", "shared", moved if timestep == 50 else alone[:20]),
+        )
+    ]
+    related = position_bias.relate(pl.DataFrame(rows), {})
+    assert "of_pair" not in related.columns
+    row = related.filter(timestep=50, noise="shared").row(0, named=True)
+    paired = scipy.stats.ttest_rel(moved, alone).confidence_interval(0.95)
+    assert row["difference"] == pytest.approx(np.mean(moved - alone))
+    assert (row["difference_low"], row["difference_high"]) == pytest.approx(tuple(paired))
+    # Nothing for the rows that are compared with, nor of other pairs.
+    assert related["difference"].null_count() == 3
+    # Without a counterpart, or with two of them, there is no difference.
+    lone = position_bias.relate(pl.DataFrame(rows[1:2]), {})
+    twice = position_bias.relate(pl.DataFrame([*rows, rows[0] | {"protocol": "unit-pixels"}]), {})
+    assert lone["difference"].null_count() == 1
+    assert twice["difference"].null_count() == 5

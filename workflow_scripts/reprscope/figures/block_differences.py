@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -31,10 +30,14 @@ class Options:
         Column drawn as dots.
     low, high : str
         Columns with the ends of its interval.
+    difference : str
+        Column with the second condition's value less the first's on the same items, in the rows of
+        the second; the ends of its interval are in the same with ``_low`` and ``_high``. Intervals
+        of the two values do not tell it, since both rise and fall with the items.
     compare : str
         Column that tells the two conditions apart.
     first, second : str
-        Its values for the two; the difference is second minus first.
+        Its values for the two.
     first_label, second_label : str
         What the legend calls them, by default the values.
     reference : str
@@ -55,6 +58,7 @@ class Options:
     metric: str = "share"
     low: str = "low"
     high: str = "high"
+    difference: str = "difference"
     compare: str = "noise"
     first: str = "per_image"
     second: str = "shared"
@@ -69,40 +73,14 @@ class Options:
     x_title: str = ""
 
 
-def difference(
-    first: tuple[float, float, float], second: tuple[float, float, float]
-) -> tuple[float, float, float]:
-    """Difference of two estimates with its interval, from their own intervals.
-
-    The method of variance estimates recovery (Zou and Donner 2008, equation 2), for estimates that
-    do not depend on each other. Where the two are measured on the same items, as here, they rise
-    and fall together, and the interval is too wide rather than too narrow.
-
-    Parameters
-    ----------
-    first, second
-        Value, lower and upper end of the interval.
-
-    Returns
-    -------
-    Second minus first, lower and upper end.
-    """
-    (a, a_low, a_high), (b, b_low, b_high) = first, second
-    middle = b - a
-    return (
-        middle,
-        middle - math.hypot(b - b_low, a_high - a),
-        middle + math.hypot(b_high - b, a - a_low),
-    )
-
-
 def _rows(table: pl.DataFrame, options: Options) -> pl.DataFrame:
     """One row for each panel and block with both values and their difference."""
     names = [options.metric, options.low, options.high]
+    given = {f"difference{end}": f"{options.difference}{end}" for end in ("", "_low", "_high")}
     chosen = frames.select(
         table,
         {**options.filter, options.compare: [options.first, options.second]},
-        [options.panel, "position", *names],
+        [options.panel, "position", *names, *given.values()],
     )
     keys = [options.panel, "position"]
     frames.one_row_per(chosen, [*keys, options.compare])
@@ -111,7 +89,11 @@ def _rows(table: pl.DataFrame, options: Options) -> pl.DataFrame:
         chosen.filter(pl.col(options.compare) == value).select(
             *keys,
             *(pl.col(name).cast(float).alias(f"{side}_{part}") for name, part in _named(names)),
-            *(extra if side == "first" else ()),
+            *(
+                extra
+                if side == "first"
+                else (pl.col(b).cast(float).alias(a) for a, b in given.items())
+            ),
         )
         for side, value in (("first", options.first), ("second", options.second))
     ]
@@ -122,15 +104,8 @@ def _rows(table: pl.DataFrame, options: Options) -> pl.DataFrame:
             "both in the experiment, or correct the figure's `first` and `second`."
         )
     order = in_network_order(both["position"])
-    found = [
-        difference(_ends(row, "first"), _ends(row, "second")) for row in both.iter_rows(named=True)
-    ]
     return (
         both.with_columns(
-            pl.Series("difference", [d[0] for d in found]),
-            # Too few units have no interval.
-            pl.Series("difference_low", [d[1] for d in found]).fill_nan(None),
-            pl.Series("difference_high", [d[2] for d in found]).fill_nan(None),
             pl.col("position").replace_strict({p: block_label(p) for p in order}).alias("block"),
             pl.col("position").replace_strict({p: i for i, p in enumerate(order)}).alias("order"),
         )
@@ -145,13 +120,6 @@ def _rows(table: pl.DataFrame, options: Options) -> pl.DataFrame:
         .sort("order", maintain_order=True)
         .drop("position", "order")
     )
-
-
-def _ends(row: Mapping[str, float | None], side: str) -> tuple[float, float, float]:
-    """Value, low and high of a side; NaN where it has no interval."""
-    ends = [row[f"{side}_{part}"] for part in ("value", "low", "high")]
-    value, low, high = (math.nan if one is None else one for one in ends)
-    return value, low, high
 
 
 def _named(names: Sequence[str]) -> list[tuple[str, str]]:
@@ -320,8 +288,8 @@ def caption(table: pl.DataFrame, options: Options) -> str:
         text += f" The tick in each line is {words(options.reference)}."
     unit = ", in percentage points" if options.percent else ""
     text += (
-        f" Figures at the right: {names[1]} minus {names[0]}{unit}, bold where the interval of the "
-        "difference leaves out 0."
+        f" Figures at the right: {names[1]} minus {names[0]} on the same items{unit}, bold where "
+        "the 95 % interval of the difference, each by itself, leaves out 0."
     )
     most = rows.sort(pl.col("difference").abs(), descending=True, maintain_order=True)
     row = most.row(0, named=True)
@@ -329,7 +297,7 @@ def caption(table: pl.DataFrame, options: Options) -> str:
     ends = "" if None in bounds else f" [{', '.join(_signed(b, options) for b in bounds)}]"
     panel = row[options.panel]
     place = named(options.panel, panel)
-    return f"{text} Largest: {row['label']}{ends} in {row['block']} at {place}."
+    return f"{text} Largest of {len(rows)}: {row['label']}{ends} in {row['block']} at {place}."
 
 
 def _signed(value: float, options: Options) -> str:

@@ -30,7 +30,7 @@ from reprscope import patches, statistics
 from reprscope.coordinates import token_centre, token_index
 from reprscope.errors import UserError
 from reprscope.findings import Findings, interval, of_blocks
-from reprscope.labels import block_label, in_network_order
+from reprscope.labels import KEYS, block_label, in_network_order
 from reprscope.parameters import check_whole
 from reprscope.seeds import item_seed
 from reprscope.similarity import nearest, normalise
@@ -48,6 +48,7 @@ NEEDS: Final[frozenset[str]] = frozenset()
 STORES: Final = frozenset({"tokens"})
 PROTOCOL: Final = frozenset({"noise"})
 
+DIFFERENCE: Final = ("difference", "difference_low", "difference_high")
 AXES: Final = ("row", "column", "both")
 FAR: Final = 0.25
 """Distance between a token's own place and its content's in the mirrored view, as a share of the
@@ -334,7 +335,8 @@ def summarise(measurements: pl.DataFrame, parameters: Parameters) -> pl.DataFram
     ``share`` (mean over pairs), ``low``, ``high``, ``chance``; ``content_only``, the share of
     colours, ``above``, the difference to it, ``above_low``, ``above_high``; ``p``, of the one-sided
     tests over pairs that the share is above neither chance nor ``content_only``, the larger of the
-    two; ``correct``, for "mirrored", the share that is at the place of the content.
+    two; ``of_pair``, the share of each pair; ``correct``, for "mirrored", the share that is at the
+    place of the content.
     """
     rows = []
     for group in measurements.partition_by(_CELL, maintain_order=True):
@@ -353,6 +355,7 @@ def summarise(measurements: pl.DataFrame, parameters: Parameters) -> pl.DataFram
             | {"content_only": (colours / tokens).mean(), "above": above.value[1]}
             | {"above_low": above.low[1], "above_high": above.high[1]}
             | {"p": estimate.p_value(alternative="greater")[1:].max()}
+            | {"of_pair": share.tolist()}
             | {"correct": None if correct.has_nulls() else (correct.to_numpy() / tokens).mean()}
         )
     table = pl.DataFrame(
@@ -361,6 +364,40 @@ def summarise(measurements: pl.DataFrame, parameters: Parameters) -> pl.DataFram
         infer_schema_length=None,
     )
     return table.with_columns(pl.col(pl.Float64).fill_nan(None))
+
+
+def relate(table: pl.DataFrame, parameters: Mapping[str, Parameters]) -> pl.DataFrame:
+    """What noise shared by all images changes on the same pairs.
+
+    Parameters
+    ----------
+    table
+        Summaries of all measurements, with what they were measured under.
+    parameters
+        Not used.
+
+    Returns
+    -------
+    The table without ``of_pair``, with ``difference``, ``difference_low`` and ``difference_high``
+    in rows whose ``noise`` is ``shared``: their share less that of the row that differs in the
+    protocol alone and has noise of its own for each image, and its 95 % t interval over pairs. Null
+    without such a row, or if there are several.
+    """
+    keys = [name for name in (*KEYS, *_CELL[1:]) if name in table.columns and name != "protocol"]
+    alone = table.filter(noise="per_image").select(*keys, alone="of_pair")
+    alone = alone.unique(keys, keep="none", maintain_order=True)
+    shared = table.with_row_index("row").filter(noise="shared")
+    both = shared.join(alone, on=keys, nulls_equal=True, maintain_order="left").filter(
+        pl.col("of_pair").list.len() == pl.col("alone").list.len()
+    )
+    found: dict[str, list[float | None]] = {name: [None] * len(table) for name in DIFFERENCE}
+    for row, one, other in both.select("row", "of_pair", "alone").iter_rows():
+        bounds = statistics.mean((np.array(one) - np.array(other))[:, None]).interval()
+        for name, bound in zip(DIFFERENCE, bounds, strict=True):
+            found[name][row] = None if np.isnan(bound[0]) else float(bound[0])
+    return table.drop("of_pair").with_columns(
+        pl.Series(name, values, dtype=pl.Float64) for name, values in found.items()
+    )
 
 
 def findings(table: pl.DataFrame) -> Findings:

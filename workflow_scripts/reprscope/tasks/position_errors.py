@@ -455,14 +455,14 @@ def _drawn(rows: pl.DataFrame) -> str:
         )
     most = above.sort("drawn", descending=True, maintain_order=True).head(TOLD)
     each = ", ".join(
-        f"in {where(row['position'], row['timestep'])} by "
+        f"{where(row['position'], row['timestep'])} by "
         + interval(*(row[name] for name in ("drawn", "drawn_low", "drawn_high")))
         for row in most.iter_rows(named=True)
     )
     return (
         "wrong matches stand at the source's own place more often than at the places of the same "
-        f"keypoint in other images in {len(above)} of {len(rows)} tests (after Holm's correction), "
-        f"in percent of all points {'at most ' if len(above) > TOLD else ''}{each}."
+        f"keypoint in other images in {len(above)} of {len(rows)} tests (after Holm's correction); "
+        f"{'the largest, ' if len(above) > TOLD else ''}as shares of all points: {each}."
     )
 
 
