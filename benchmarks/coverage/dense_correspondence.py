@@ -109,7 +109,8 @@ def alike(rng: Generator) -> Mapping[str, Outcome]:
             after = {position: rng.binomial(hits, 0.5) for position, hits in before.items()}
             table = _related({"identity": before, "noise-1": after})
             claims = any(
-                re.search(" (most|least|more) of ", text) for text in findings(table).sentences
+                re.search(" (most tokens|(most|least|more) of) ", text)
+                for text in findings(table).sentences
             )
             found[f"{images} images, {name}"] = Finding(claims)
     return found

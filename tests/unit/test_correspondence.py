@@ -563,23 +563,23 @@ def test_most_is_said_only_of_what_loses_more_than_every_other():
 
     number = r"\d+ % \[\d+, \d+\]"
     assert re.fullmatch(
-        f"of 4, up\\[2\\] loses most of its undegraded PCK, {number}, "
+        f"of 4 blocks, up\\[2\\] loses most of its undegraded PCK, {number}, "
         f"and down\\[0\\] least, {number}.",
         first((0.2, 0.5, 0.53, 0.8)),
     )
     assert re.fullmatch(
         f"down\\[0\\] loses least of its undegraded PCK, {number}; up\\[.\\] {number}, "
-        "the highest of 4 on these pairs.",
+        "the highest of 4 blocks on these pairs.",
         first((0.2, 0.5, 0.79, 0.8)),
     )
     assert re.fullmatch(
         f"up\\[2\\] loses most of its undegraded PCK, {number}; (mid|down\\[0\\]) {number}, "
-        "the lowest of 4 on these pairs.",
+        "the lowest of 4 blocks on these pairs.",
         first((0.4, 0.4, 0.6, 0.8)),
     )
     assert re.fullmatch(
         rf"(\S+) loses {number} of its undegraded PCK and (\S+) {number}, the highest and lowest "
-        "of 4 on these pairs.",
+        "of 4 blocks on these pairs.",
         first((0.5, 0.5, 0.5, 0.5)),
     )
     assert re.fullmatch(

@@ -470,14 +470,14 @@ def test_findings_tell_the_last_step_of_each_degradation():
         )
     )
     assert found.sentences == [
-        "m, blur-10: mid finds most of 3, 80.0 % [79.0, 81.0] of 100 tokens again in 8 images "
-        "(chance 5 %); of 3, up[3] loses most of its undegraded accuracy, 50 % [50, 50], and mid "
-        "least, 20 % [20, 20].",
-        "m, hflip: up[3] finds most of 3, 40.0 % [39.0, 41.0] of 100 tokens again in 8 images "
-        "(chance 5 %); of 3, mid loses most of its undegraded accuracy, 90 % [90, 90], and up[3] "
-        "least, 50 % [50, 50].",
-        "m, identity: mid finds most of 3, 100.0 % [99.0, 101.0] of 100 tokens again in 8 images "
-        "(chance 5 %).",
+        "m, blur-10: of 3 blocks, mid finds most tokens again, 80.0 % [79.0, 81.0] of 100 tokens "
+        "in 8 images (chance 5 %); of 3 blocks, up[3] loses most of its undegraded accuracy, 50 % "
+        "[50, 50], and mid least, 20 % [20, 20].",
+        "m, hflip: of 3 blocks, up[3] finds most tokens again, 40.0 % [39.0, 41.0] of 100 tokens "
+        "in 8 images (chance 5 %); of 3 blocks, mid loses most of its undegraded accuracy, 90 % "
+        "[90, 90], and up[3] least, 50 % [50, 50].",
+        "m, identity: of 3 blocks, mid finds most tokens again, 100.0 % [99.0, 101.0] of 100 "
+        "tokens in 8 images (chance 5 %).",
     ]
     assert found.table["view"].unique(maintain_order=True).to_list() == [
         "blur-10", "hflip", "identity",
@@ -488,9 +488,9 @@ def test_findings_do_not_conclude_from_differences_within_chance():
     (text, _) = dense.findings(
         table_of(spread=0.2, identity=(0.8, 0.8, 0.8), noise_1=(0.6, 0.61, 0.62))
     ).sentences
-    assert text.startswith("m, noise-1: up[3] finds 62.0 % [61.0, 63.0] of 100 tokens again in 8 ")
-    assert "(the highest of 3 on these images, chance 5 %)" in text
-    assert text.endswith("the highest and lowest of 3 on these images.")
+    assert text.startswith("m, noise-1: up[3] finds 62.0 % [61.0, 63.0] of 100 tokens in 8 images ")
+    assert "(the highest of 3 blocks on these images, chance 5 %)" in text
+    assert text.endswith("the highest and lowest of 3 blocks on these images.")
     assert "most" not in text and "least" not in text
 
 

@@ -18,6 +18,7 @@ import polars as pl
 
 from reprscope.degradations import starts
 from reprscope.labels import KEYS, block_label
+from reprscope.models.positions import blocks
 from reprscope.statistics import SIGNIFICANT, Estimate, holm
 
 if TYPE_CHECKING:
@@ -156,11 +157,12 @@ def apart(value: Float, shares: Float, mean: Callable[[Float], Estimate]) -> Flo
 
 
 class Losses(NamedTuple):
-    """Rows that lose most and least in one degraded view, of ``tried`` ones."""
+    """Rows that lose most and least in one degraded view, and of how many: ``11 blocks``."""
 
     most: dict[str, Any]
     least: dict[str, Any]
-    tried: int
+    tried: str
+    two: bool
 
     def claims(self) -> list[float | None]:
         """P values of the claims that the first loses most, and the second least."""
@@ -181,7 +183,7 @@ class Losses(NamedTuple):
         most, least = (block_label(row["position"]) for row in (self.most, self.least))
         much, little = _lost(self.most), _lost(self.least)
         of, tried = f"of its undegraded {noun}", f"of {self.tried} on these {items}"
-        if self.tried == 2 and any(firm):
+        if self.two and any(firm):
             return f"{most} loses more {of}, {much}, than {least}, {little}"
         if all(firm):
             return f"of {self.tried}, {most} loses most {of}, {much}, and {least} least, {little}"
@@ -203,7 +205,13 @@ def losses(rows: pl.DataFrame) -> Losses | None:
     known = rows.filter(pl.col("change").is_not_null()).sort("change", maintain_order=True)
     if len(known) < 2:
         return None
-    return Losses(known.row(0, named=True), known.row(-1, named=True), len(known))
+    tried = counted(known["position"].to_list())
+    return Losses(known.row(0, named=True), known.row(-1, named=True), tried, len(known) == 2)
+
+
+def counted(positions: Sequence[str]) -> str:
+    """How many there are of what, ``11 blocks``, or ``23 layers`` if some are inside blocks."""
+    return f"{len(positions)} {'blocks' if blocks(positions) == list(positions) else 'layers'}"
 
 
 def holding(claims: Sequence[float | None]) -> list[bool]:

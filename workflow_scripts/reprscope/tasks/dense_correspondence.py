@@ -24,7 +24,7 @@ from reprscope.labels import KEYS, block_label
 from reprscope.similarity import nearest, normalise
 from reprscope.statistics import mean
 from reprscope.tasks import PICTURE
-from reprscope.tasks._changes import CHANGE, apart, holding, losses, with_changes
+from reprscope.tasks._changes import CHANGE, apart, counted, holding, losses, with_changes
 from reprscope.tasks._pictures import Choice, choose, encoded_png, finite_tokens, frame
 
 if TYPE_CHECKING:
@@ -598,7 +598,8 @@ def findings(table: pl.DataFrame) -> Findings:
     hold = iter(holding([p for part in claims for p in part]))
     sentences = []
     for rows, row, one in zip(parts, best, lost, strict=True):
-        text = f"{row['model']}, {row['view']}: {_found(row, len(rows), firm=next(hold))}"
+        tried = rows["position"].to_list()
+        text = f"{row['model']}, {row['view']}: {_found(row, tried, firm=next(hold))}"
         if one:
             text += f"; {one.told('accuracy', 'images', [next(hold), next(hold)])}"
         sentences.append(f"{text}.")
@@ -607,13 +608,13 @@ def findings(table: pl.DataFrame) -> Findings:
     return Findings(sentences, shown.select("view", *keys, "images", "tokens", *columns))
 
 
-def _found(best: Mapping[str, Any], tried: int, *, firm: bool) -> str:
+def _found(best: Mapping[str, Any], tried: Sequence[str], *, firm: bool) -> str:
     """What the best of a measurement's positions finds, in words."""
     name = block_label(best["position"])
     share = interval(best["accuracy"], best["low"], best["high"])
-    items = f"of {best['tokens']} tokens again in {best['images']} images"
+    items = f"{share} of {best['tokens']:,} tokens in {best['images']:,} images"
     chance = f"chance {100 * best['chance']:.2g} %"
     if firm:
-        return f"{name} finds most of {tried}, {share} {items} ({chance})"
-    among = f"the highest of {tried} on these images, " if tried > 1 else ""
-    return f"{name} finds {share} {items} ({among}{chance})"
+        return f"of {counted(tried)}, {name} finds most tokens again, {items} ({chance})"
+    among = f"the highest of {counted(tried)} on these images, " if len(tried) > 1 else ""
+    return f"{name} finds {items} again ({among}{chance})"
