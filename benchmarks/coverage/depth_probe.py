@@ -20,7 +20,7 @@ _SCENE, _IMAGE, _LAYER = 0.5, 0.3, 0.2
 def errors(rng: Generator) -> Mapping[str, Outcome]:
     """Of scenes with one to five images, whose errors are skewed and alike within a scene."""
     found: dict[str, Outcome] = {}
-    for scenes in (12, 40, 200):
+    for scenes in (20, 60, 200):
         frame = _scenes(rng, scenes, _LAYERS[:1], ratio=0.5)
         table = summarise(frame, Parameters()).filter(split="test")
         row = table.row(0, named=True)
@@ -38,7 +38,7 @@ def errors(rng: Generator) -> Mapping[str, Outcome]:
 def nothing(rng: Generator) -> Mapping[str, Outcome]:
     """Layers with the error of the mean depth on average, of which validation chooses one."""
     found: dict[str, Outcome] = {}
-    for scenes in (12, 60):
+    for scenes in (20, 60):
         # On average over images, the layer's own part is 1.
         frame = _scenes(rng, scenes, _LAYERS, ratio=float(np.exp(-(_LAYER**2) / 2)))
         keys: dict[str, Any] = {"model": "m", "dataset": "d", "timestep": 50}

@@ -9,8 +9,9 @@ patch, all of them count, and pairs "at the same corner" are those at the same p
 patches; elsewhere a patch counts by the mean of what it covers. Pairs are of different images, so
 that neighbours within one do not count.
 
-A mean over pairs of images is a U-statistic. Its error follows from what each image adds to it
-(Hoeffding 1948: twice the error of a mean over images), and not from the number of pairs.
+A mean over pairs of images is a U-statistic. Its error follows from what each image adds to it, and
+not from the number of pairs: the jackknife's, one image with all its pairs left out at a time
+(Arvesen 1969).
 """
 
 from __future__ import annotations
@@ -222,15 +223,18 @@ def summarise(measurements: pl.DataFrame, parameters: Parameters) -> pl.DataFram
 def influences(part: pl.DataFrame) -> tuple[float, Float]:
     """Mean over pairs, and what each image adds to its error, (images,).
 
-    An image that is not there would move the mean by that much, to first order: every pair has two
-    images, hence the factor of two to a mean over images.
+    By the mean without the image and its pairs, each of which the sums over images count twice.
     """
     similarity, count = part["similarity"].to_numpy(), part["count"].to_numpy()
-    total = count.sum()
-    if not total:
-        return float("nan"), np.zeros(len(part))
-    value = float(similarity.sum() / total)
-    return value, 2 * (similarity - value * count) / total
+    added = np.zeros(len(part))
+    if not count.any():
+        return float("nan"), added
+    used = count > 0
+    number = int(used.sum())
+    with np.errstate(invalid="ignore", divide="ignore"):
+        left = (similarity.sum() - 2 * similarity[used]) / (count.sum() - 2 * count[used])
+    added[used] = (number - 1) / number * (left.mean() - left)
+    return float(similarity.sum() / count.sum()), added
 
 
 def _estimate(value: float, added: Float) -> Estimate:

@@ -522,7 +522,7 @@ def logarithm(numerator: NDArray[Any], denominator: NDArray[Any], scene: NDArray
     Squared errors are skewed to the right, and scenes have one image or many. So the logarithm is
     taken, its error is the jackknife's (one scene left out at a time), and the degrees of freedom
     are those of as many scenes of equal size (Carter, Schnepel, Steigerwald 2017): by the delta
-    method alone an interval over 12 such scenes covers .92.
+    method alone an interval over 12 such scenes covers .92 (simulated).
 
     Parameters
     ----------
@@ -544,7 +544,7 @@ def logarithm(numerator: NDArray[Any], denominator: NDArray[Any], scene: NDArray
         share = bottom / bottom.sum()
         variance = (count - 1) / count * np.square(left - left.mean()).sum()
         alike = 1 / np.square(share).sum()
-    freedom = max(1, round(float(alike)) - 1) if np.isfinite(alike) else 1
+    freedom = max(1, int(alike + 1e-9) - 1) if np.isfinite(alike) else 1
     return Estimate(np.array([value]), np.sqrt([variance]), freedom, count)
 
 
