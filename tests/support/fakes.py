@@ -106,4 +106,8 @@ def pair(pair_id: str, source: str, target: str, **changes: Any) -> dict[str, An
         "target_xy": [[50.0, 50.0]],
         "source_box": [0.0, 0.0, 100.0, 100.0],
         "target_box": [0.0, 0.0, 100.0, 100.0],
+        "viewpoint_variation": 0,
+        "scale_variation": 1,
+        "truncation": 2,
+        "occlusion": 3,
     } | changes

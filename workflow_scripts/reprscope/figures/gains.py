@@ -6,6 +6,7 @@ Holm's correction for all that were tried are marked, where the table has its p 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -134,7 +135,9 @@ def draw(table: pl.DataFrame, options: Options, theme: Theme) -> alt.TopLevelMix
     panels = frames.distinct(rows, options.panel)
     colours = theme.block_colours(rows["position"])
     names = {position: block_label(position) for position in colours}
-    low, high = float(rows["from"].min()), float(rows["to"].max())  # type: ignore[arg-type]
+    # With too few images a gain has no interval.
+    ends = [rows[name].drop_nulls().to_list() for name in ("value", "from", "to")]
+    low, high = min(itertools.chain(*ends)), max(itertools.chain(*ends))
     room = 0.06 * max(high - low, 1e-9)
     domain = [min(low, 0) - room, max(high, 0) + room]
     charts = []
