@@ -58,6 +58,31 @@ def test_the_ends_of_the_colours_are_printed():
         assert f"{100 * np.nanmin(block):.1f} to {100 * np.nanmax(block):.1f} %" in texts
 
 
+def test_pairs_of_different_subjects_are_drawn_unless_others_are_asked_for():
+    """As the table of a dataset whose pictures show few subjects has them."""
+    plain = tables.offsets(positions=TWO)
+    moved = {"exclude": 0.0, "only": -0.1, "all": -0.05}
+    table = pl.concat(
+        plain.with_columns(same=pl.lit(same), error_rate=pl.col("error_rate") + shift)
+        for same, shift in moved.items()
+    )
+    said = {}
+    for same, filters in (("exclude", {}), ("only", {"same": "only"}), ("all", {"same": "all"})):
+        spec = draw("offset_maps", table, filter=filters)
+        expected = cells(plain, of="prediction", position="up_blocks.1", timestep=50)
+        found = {(row["block"], row["timestep"]): row for row in hover(spec)}["up[1]", "50"]
+        known = np.isfinite(expected.ravel())
+        np.testing.assert_allclose(
+            np.array(found["error_rate"])[known], expected.ravel()[known] + moved[same], atol=1e-4
+        )
+        said[same] = spec["description"]
+    assert "pairs of different subjects" in said["exclude"]
+    assert "pairs of one subject" in said["only"]
+    assert "all pairs" in said["all"]
+    # Where there are no others, nothing need be said.
+    assert "subject" not in draw("offset_maps", plain)["description"]
+
+
 def test_maps_without_enough_points_or_of_two_models_are_refused():
     with pytest.raises(UserError, match="set a smaller `least`"):
         draw("offset_maps", tables.offsets(positions=TWO), least=101)

@@ -21,6 +21,8 @@ MANY = 17
 # but of pairs of different subjects.
 USUAL = {"split": "test", "alpha": 0.1, "average": "point", "same": "exclude"}
 
+_UNSAID = {("view", "identity"), ("protocol", "standard"), ("same", "exclude")}
+
 
 def usual(table: pl.DataFrame, filters: Mapping[str, Any]) -> dict[str, Any]:
     """``filters`` with :data:`USUAL` for columns that it leaves open and that have the value."""
@@ -137,14 +139,16 @@ def conditions(table: pl.DataFrame, *, without: Sequence[str] = ()) -> str:
         "protocol": "protocol {}",
         "alpha": "alpha {}",
         "average": "mean over {}",
+        "same": "{}",
     }
     plural = {"point": "points", "pair": "pairs", "category": "categories"}
+    plural |= {"only": "pairs of one subject", "all": "all pairs"}
     said = []
     for column, text in form.items():
         if column in without or column not in table.columns or table[column].n_unique() != 1:
             continue
         value = table[column][0]
-        if value is None or (column, value) in {("view", "identity"), ("protocol", "standard")}:
+        if value is None or (column, value) in _UNSAID:
             continue
         said.append(text.format(plural.get(value, value)))
     return ", ".join(said)

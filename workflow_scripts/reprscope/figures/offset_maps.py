@@ -210,6 +210,10 @@ def caption(table: pl.DataFrame, options: Options) -> str:
     where = frames.conditions(rows, without=[options.across])
     if options.across != "model":
         where = ", ".join([*frames.distinct(rows, "model"), *([where] if where else [])])
+    # Where several pictures show one subject, all pairs are in the table, too.
+    several = "same" in table.columns and "all" in table["same"]
+    if several and rows["same"][0] == "exclude":
+        where += ", pairs of different subjects"
     what = "match" if options.of == "prediction" else "true target"
     return (
         f"{words(options.metric).capitalize()} by the offset of the {what} from the source's place "
