@@ -229,7 +229,7 @@ def no_gain(rng: Generator) -> Mapping[str, Outcome]:
     table = _related(table.unnest("position"))
     marked = table.filter(split="test", average="point")["gain_p_holm"].drop_nulls() < SIGNIFICANT
     return {
-        "a sentence claims one": Finding(_claims(table, r" (gains|loses) [+-]")),
+        "a sentence claims one": Finding(_claims(table, r" (gains|loses) \d")),
         "a dot is filled": Finding(bool(marked.any())),
     }
 

@@ -509,6 +509,8 @@ def gains(p_values: list[float], gain: float = 0.02, models: str = "m") -> pl.Da
             task=pl.lit(f"variant-{number}"),
             gain_p=given.then(pl.lit(p)),
             gain=given.then(pl.lit(gain)),
+            gain_low=given.then(pl.lit(gain - 0.01)),
+            gain_high=given.then(pl.lit(gain + 0.01)),
             view=pl.lit("identity"),
             model=pl.lit(model),
             dataset=pl.lit(dataset),
@@ -534,14 +536,14 @@ def test_gains_are_corrected_for_all_of_a_dataset_and_timestep():
 def test_a_gain_is_claimed_only_if_it_holds_after_the_correction():
     said = findings(gains([0.001, 0.03, 0.6]).filter(dataset="d", timestep=50)).sentences
     told = [text.partition("; ")[2] for text in said]
-    assert told[0].startswith("variant-0 gains +2.0 points [+0.0, +0.0] against the plain match (p")
+    assert told[0].startswith("variant-0 gains 2.0 points [1.0, 3.0] against the plain match (p")
     assert "p = 0.003 after Holm, 3 gains tried" in told[0]
     for number in (1, 2):
         assert told[number].startswith(f"as variant-{number} +2.0 points")
         assert "within chance for 3 gains tried" in told[number]
-    assert not [text for text in told[1:] if "gains +" in text or "loses" in text]
+    assert not [text for text in told[1:] if " gains 2" in text or "loses" in text]
     lost = findings(gains([0.001], -0.02)).sentences[0]
-    assert "variant-0 loses -2.0 points" in lost
+    assert "variant-0 loses 2.0 points [1.0, 3.0]" in lost
 
 
 def test_companions_are_the_variants_and_empty_images_for_each():

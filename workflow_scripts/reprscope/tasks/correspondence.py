@@ -897,6 +897,8 @@ def _gained(row: Mapping[str, Any]) -> str:
     if not row["firm"]:
         return f"; as {row['task']} {points} {plain}"
     does = "gains" if gain > 0 else "loses"
+    least, value, most = sorted(100 * abs(one) for one in (low, gain, high))
+    points = f"{value:.1f} points [{least:.1f}, {most:.1f}]"
     number = f"p = {p:.2g}" if p >= 0.001 else "p < 0.001"
     return f"; {row['task']} {does} {points} {plain} ({number} after Holm, {tried} gains tried)"
 
