@@ -472,6 +472,7 @@ def told(**changes):
         "same": "exclude",
         "kind": "whole",
         "subjects": 40,
+        "points": 5000,
         "at_place": 0.07,
         "expected": 0.02,
         "drawn": 0.05,
@@ -495,9 +496,9 @@ def test_a_sentence_says_what_is_left_after_the_correction():
         "m on d: wrong matches stand at the source's own place more often than at the places of "
         "the same keypoint in other images in 1 of 2 tests (after Holm's correction); as shares "
         "of all points: up[0] at t = 50 by 5.0 % [4.0, 6.0].",
-        "m on d: the 1,234 keypoints within 16 px of the border are found less often in 1 of 2 "
-        "tests (after Holm's correction), in up[0] at t = 50 by \N{MINUS SIGN}8.0 points "
-        "[\N{MINUS SIGN}10.0, \N{MINUS SIGN}6.0].",
+        "m on d: of 5,000 keypoints of pairs, the 1,234 whose source lies within 16 px of the "
+        "border are found less often in 1 of 2 tests (after Holm's correction), in up[0] at t = 50 "
+        "by \N{MINUS SIGN}8.0 points [\N{MINUS SIGN}10.0, \N{MINUS SIGN}6.0].",
     ]
     # 0.02 is not small among three.
     third = told(position="up_blocks.2", drawn_p=0.4)

@@ -473,7 +473,10 @@ def _border(rows: pl.DataFrame) -> str:
         return ""
     sure = known.filter(pl.col("border_p") < statistics.SIGNIFICANT)
     of = known.row(0, named=True)
-    points = f"the {of['border_points']:,} keypoints within {of['border_px']:g} px of the border"
+    points = (
+        f"of {of['points']:,} keypoints of pairs, the {of['border_points']:,} whose source lies "
+        f"within {of['border_px']:g} px of the border"
+    )
     if sure.is_empty():
         return f"{points} are found as often as others, as far as {len(known)} tests tell."
     ends = {
