@@ -280,10 +280,16 @@ def findings(table: pl.DataFrame) -> Findings:
             top = held.sort("over_all", descending=True, maintain_order=True).row(0, named=True)
             same = part.filter(position=top["position"], timestep=top["timestep"])
             values = dict(same.select("compared", "similarity").rows())
+            # A patch of one token has no corners.
+            corner = (
+                f", at the same corner of a patch {values[PAIRS[1]]:.2f}"
+                if values[PAIRS[1]] != values[PAIRS[0]]
+                else ""
+            )
             said += (
                 f"; the most of these in {where(top['position'], top['timestep'])}, where their "
-                f"mean cosine similarity is {values[PAIRS[0]]:.2f}, at the same corner of a patch "
-                f"{values[PAIRS[1]]:.2f}, and that of all tokens {values[PAIRS[2]]:.3f}"
+                f"mean cosine similarity is {values[PAIRS[0]]:.2f}{corner}, and that of all tokens "
+                f"{values[PAIRS[2]]:.3f}"
             )
         sentences.append(f"{said}.")
     return Findings(sentences, table)
