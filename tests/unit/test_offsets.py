@@ -189,3 +189,33 @@ def test_only_tasks_that_read_coordinates_under_that_protocol_read_offsets(monke
     assert specs.measured(found, {"task": "matching", "protocol": "placed"})
     assert not specs.measured(found, {"task": "matching", "protocol": "standard"})
     assert not specs.measured(found, {"task": "maps", "protocol": "placed"})
+
+
+def test_the_architecture_of_sd_1_5_with_flat_kernels_lies_as_its_strides_say():
+    """Away from the border; at the border the padding's zeros weigh."""
+    from benchmarks.offsets import flat_offsets
+
+    found = flat_offsets(wanted="down", tokens=4)
+    for level in (1, 2, 3):
+        block, expected = found[f"down_blocks.{level - 1}"], -(1 - 2.0**-level) / 2
+        assert (block.x, block.y) == pytest.approx((expected, expected), abs=0.005)
+
+
+def test_effects_of_rounding_are_in_widths_of_intervals():
+    from benchmarks.precision import effects
+
+    exact = pl.DataFrame(
+        {
+            "position": ["a", "b", "c"],
+            "pck": [0.5, 0.2, 0.1],
+            "low": [0.4, 0.1, None],
+            "high": [0.6, 0.3, None],
+            "gain_low": [0.0, 0.1, 0.2],
+            "gain_high": [0.1, 0.3, 0.2],
+        }
+    )
+    rounded = exact.with_columns(pl.col("low") + 0.02, pl.col("high") + 0.02)
+    # Another order of rows, as where rows are sorted by what was measured.
+    found = effects(exact, rounded.reverse())
+    assert found["name"].to_list() == ["value", "value", "gain", "gain"]
+    assert found["effect"].to_list() == pytest.approx([0.1, 0.1, 0, 0])
