@@ -246,6 +246,29 @@ def cifar100(repository: Path, train: int = 12, test: int = 8) -> Path:
     return repository
 
 
+def parquet_of(repository: Path, table, *, feature: bool) -> None:
+    """A dataset of one table, whose column ``image`` is said to hold images if ``feature``."""
+    import pyarrow.parquet as pq
+
+    if feature:
+        said = json.dumps(
+            {
+                "info": {
+                    "features": {"image": {"_type": "Image"}}
+                    | {
+                        name: {"_type": "Value", "dtype": "string" if name == "text" else "float64"}
+                        for name in table.column_names
+                        if name != "image"
+                    }
+                }
+            }
+        )
+        table = table.replace_schema_metadata({b"huggingface": said.encode()})
+    path = repository / "data" / "train-00000-of-00001.parquet"
+    path.parent.mkdir(parents=True)
+    pq.write_table(table, path)
+
+
 def tiny_imagenet(repository: Path, train: int = 12, valid: int = 6) -> Path:
     """``zh-plus/tiny-imagenet``: JPEG of 64 x 64 pixels, some grey; its second split is valid."""
     from datasets import ClassLabel

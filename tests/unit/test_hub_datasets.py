@@ -4,16 +4,18 @@ import io
 import itertools
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
 import pytest
 from PIL import Image
 from reprscope.data import cifar10, cifar100, huggingface, imagenet_subset, tiny_imagenet
-from reprscope.data.canonical import decode
+from reprscope.data.canonical import decode, encode_png, read_record
 from reprscope.errors import UserError
 from reprscope.parameters import build
 from support import miniatures
@@ -59,7 +61,13 @@ WEB = {
     "splits": {"train": "train"},
     "columns": {"image": "jpg", "label": "cls"},
 }
+PACKED = ("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())]))
 CIFAR10 = {"counts": {"train_images": 20, "test_images": 10}, "validation": 0.4}
+
+
+def private(name: str) -> dict:
+    return {"dataset": f"someone/private-{name}", "splits": {"test": "train"}}
+
 
 CASES = {
     "cifar10": ("cifar10", CIFAR10),
@@ -100,6 +108,20 @@ CASES = {
     "tables": ("huggingface", {"dataset": "someone/tables", "splits": {"train": "train"}}),
     "empty": ("huggingface", {"dataset": "someone/empty", "splits": {"train": "train"}}),
     "pickle": ("huggingface", {"dataset": "someone/pickle", "splits": {"train": "train"}}),
+    "private-struct": ("huggingface", private("struct")),
+    "private-feature": ("huggingface", private("feature")),
+    "private-stream": ("huggingface", private("feature") | {"images": 1}),
+    "private-up": ("huggingface", private("up")),
+    "private-url": ("huggingface", private("url")),
+    "private-link": ("huggingface", private("scheme")),
+    "folder-up": ("huggingface", private("folder-up")),
+    "folder-absolute": ("huggingface", private("folder-absolute")),
+    "folder-scheme": ("huggingface", private("folder-scheme") | {"images": 1}),
+    "no-bytes": ("huggingface", private("nothing")),
+    "odd-labels": (
+        "huggingface",
+        private("odd") | {"columns": {"image": "image", "label": "label", "caption": "text"}},
+    ),
     "damaged": ("huggingface", CAPTIONED | {"dataset": "someone/damaged"}),
     "gated": ("imagenet_subset", {"dataset": "someone/gated"}),
     "missing": ("huggingface", {"dataset": "someone/nowhere", "splits": {"test": "test"}}),
@@ -140,6 +162,7 @@ class Fetched:
         (served / "someone" / "pickle").mkdir()
         bomb = b"cbuiltins\nopen\n(S'%s'\nS'w'\ntR." % bytes(self.mark)
         (served / "someone" / "pickle" / "train.pkl").write_bytes(bomb)
+        self._private(served / "someone")
         with serve(folder / "hub") as hub:
             hub.gated.add("someone/gated")
             # The first download of CIFAR-10 is cut off half way.
@@ -153,6 +176,38 @@ class Fetched:
             cases = {name: CASES[name] for name in ("damaged", "captioned")}
             self.later = fetch(cases, folder / "later", self.environment)
             self.later_downloads = hub.downloads()[len(self._downloads()) :]
+
+    def _private(self, someone: Path) -> None:
+        """Datasets whose rows name files outside of them, and odd labels."""
+        secret = self.folder / "secret.png"
+        secret.write_bytes(encode_png(smooth_image(8, 8, 1)))
+        up = "../" * 20 + str(secret).lstrip("/")
+        for name, path in {
+            "struct": str(secret),
+            "feature": str(secret),
+            "up": up,
+            "url": "https://127.0.0.1:1/secret.png",
+            "scheme": f"file://{secret}",
+            "nothing": None,
+        }.items():
+            table = pa.table({"image": [{"bytes": None, "path": path}]}, pa.schema([PACKED]))
+            miniatures.parquet_of(someone / f"private-{name}", table, feature=name != "struct")
+        data = encode_png(smooth_image(8, 8, 1))
+        table = pa.table(
+            {
+                "image": [{"bytes": data, "path": str(secret)}] * 6,
+                "label": [1.0, None, -1.0, float("nan"), 2.0, 0.5],
+                "text": ["a bee", None, "", "  ", "None", "-1"],
+            },
+            pa.schema([PACKED, ("label", pa.float64()), ("text", pa.string())]),
+        )
+        miniatures.parquet_of(someone / "private-odd", table, feature=True)
+        for name, path in {"up": up, "absolute": str(secret), "scheme": f"file://{secret}"}.items():
+            folder = someone / f"private-folder-{name}" / "train"
+            folder.mkdir(parents=True)
+            (folder / "a.png").write_bytes(data)
+            row = json.dumps({"file_name": path})
+            (folder / "metadata.jsonl").write_text(row + "\n")
 
     def _downloads(self) -> list[str]:
         return [p for method, p in self.requests if method == "GET" and "/resolve/" in p]
@@ -191,6 +246,36 @@ def test_a_larger_sample_contains_the_smaller_one(fetched):
         assert small < large
         assert small != {f"cifar10-{split}-{i:07d}" for i in range(6)}
         assert size > 9
+
+
+def test_a_row_that_names_a_file_of_this_machine_is_refused(fetched):
+    for case in ("struct", "feature", "stream", "up", "url", "link"):
+        ended = fetched.ended[f"private-{case}"]
+        assert re.fullmatch(
+            r"Row 0 of dataset someone/private-\w+ holds no image but names .*, which is no file "
+            r"of the dataset and is not read: use another `revision` or dataset\.",
+            ended or "",
+        ), (case, ended)
+    for case in ("up", "absolute", "scheme"):
+        assert re.fullmatch(
+            rf"Dataset someone/private-folder-{case} names .*secret.png in its metadata, which is "
+            r"no file of the dataset and is not read: use another `revision` or dataset\.",
+            fetched.ended[f"folder-{case}"] or "",
+        ), (case, fetched.ended[f"folder-{case}"])
+    assert "Row 0 of dataset someone/private-nothing has no image" in fetched.ended["no-bytes"]
+
+
+def test_blank_labels_and_captions_of_rows_are_none_and_counted(fetched):
+    images = fetched.images("odd-labels")
+    assert images["label"].to_list() == ["1", None, None, None, "2", "0.5"]
+    assert images["caption"].to_list() == ["a bee", None, None, None, "None", "-1"]
+    record = read_record(fetched.folder / "out" / "odd-labels" / "images.parquet")
+    assert record[0].startswith("dataset someone/private-odd of the hub, version ")
+    rows = [f"private-odd-train-{row:07d}" for row in (1, 2, 3)]
+    assert record[1:] == [
+        f"images without a label: 3 ({', '.join(rows)})",
+        f"images without a caption: 3 ({', '.join(rows)})",
+    ]
 
 
 def test_a_wrong_count_is_an_error(fetched):

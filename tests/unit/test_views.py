@@ -157,5 +157,5 @@ def test_a_texture_that_is_no_picture_is_named(tmp_path):
     path = tmp_path / "texture.png"
     path.write_bytes(b"not a picture")
     view = View(after=({"overlay": {"amount": 0.5, "texture": str(path)}},))
-    with pytest.raises(UserError, match=r"texture\.png cannot be read"):
+    with pytest.raises(UserError, match=r"texture\.png cannot be decoded"):
         view.apply(picture(), resolution=9, multiple=1, image_id="a")

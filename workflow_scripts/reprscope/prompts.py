@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import string
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from reprscope.data.record import listed
 from reprscope.errors import UserError
 from reprscope.files import atomic
 from reprscope.store import reserve
@@ -72,8 +74,27 @@ def texts(template: str, rows: Iterable[Mapping[str, Any]]) -> list[str]:
         Such as ``a photo of a {label}``; without braces it is the same for all.
     rows : iterable of mapping
         Annotations of the images, with the columns that the template names.
+
+    Raises
+    ------
+    UserError
+        If an image has none of what the template names.
     """
-    return [template.format_map(row) for row in rows]
+    named = sorted({field for _, field, _, _ in string.Formatter().parse(template) if field})
+    found = []
+    lost: dict[str, list[str]] = {}
+    for row in rows:
+        for field in named:
+            if row.get(field) is None:
+                lost.setdefault(field, []).append(str(row.get("image_id")))
+        found.append(template.format_map(row))
+    for field, images in lost.items():
+        raise UserError(
+            f"The prompt '{template}' names the {field} of each image, but {len(images)} of "
+            f"{len(found)} have none ({listed(images, len(images))}): give them one in the "
+            "dataset, or use another prompt."
+        )
+    return found
 
 
 def write(

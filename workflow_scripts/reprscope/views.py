@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reprscope.coordinates import Affine
+from reprscope.data.pictures import decode_picture
 from reprscope.errors import UserError
 from reprscope.seeds import item_seed
 
@@ -132,11 +133,8 @@ def _texture(texture: str) -> Image:
 
         grey = getattr(data, texture)()
         return np.repeat(grey[..., None], 3, axis=2)
-    from PIL import Image as Pictures
-
     try:
-        with Pictures.open(texture) as picture:
-            return np.asarray(picture.convert("RGB"))
+        return decode_picture(Path(texture).read_bytes(), texture).over().pixels
     except OSError as error:
         raise UserError(
             f"The texture {texture} cannot be read ({error}): name a picture in PNG or JPEG."

@@ -26,6 +26,8 @@ depth, masks
 from __future__ import annotations
 
 import io
+import json
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -40,6 +42,11 @@ from reprscope import shards
 from reprscope.errors import UserError
 from reprscope.files import atomic
 from reprscope.store import reserve
+
+log = logging.getLogger(__name__)
+
+#: Key of the source's record in the metadata of ``images.parquet``.
+RECORD = "reprscope.record"
 
 SPLITS = ("train", "validation", "test")
 FILES = {
@@ -96,6 +103,8 @@ class Dataset:
     keypoints: pl.DataFrame | None = None
     depth: Mapping[str, NDArray[np.float32]] | None = None
     masks: Mapping[str, NDArray[np.bool_]] | None = None
+    record: tuple[str, ...] = ()
+    """What the source converted, left out and divided, in words; see :func:`read_record`."""
 
 
 def encode_png(image: NDArray[np.uint8]) -> bytes:
@@ -179,10 +188,17 @@ def write_dataset(dataset: Dataset, folder: Path) -> None:
     for name, table in tables.items():
         if table is not None:
             with atomic(folder / f"{name}.parquet") as part:
-                table.write_parquet(part)
+                table.write_parquet(part, metadata={RECORD: json.dumps(dataset.record)})
+    for line in dataset.record:
+        log.info("%s", line)
     for name, maps in (("depth", dataset.depth), ("masks", dataset.masks)):
         if maps is not None:
             write_maps(folder / FILES[name], maps)
+
+
+def read_record(path: Path) -> list[str]:
+    """What the source of an ``images.parquet`` converted, left out and divided, in words."""
+    return [str(line) for line in json.loads(pl.read_parquet_metadata(path).get(RECORD, "[]"))]
 
 
 def write_maps(path: Path, maps: Mapping[str, NDArray[Any]]) -> None:

@@ -12,6 +12,7 @@ from reprscope.data import counts
 from reprscope.data.canonical import IMAGES_SCHEMA, Dataset
 from reprscope.data.hub import HubDataset, check_name, sample
 from reprscope.data.huggingface import image_rows
+from reprscope.data.record import Record
 from reprscope.data.shares import check_shares, drawn_split
 from reprscope.errors import UserError
 
@@ -88,12 +89,14 @@ def read(
     totals = {split: source.count(own) for split, own in splits.items()}
     found = {f"{split}_images": total for split, total in totals.items()}
     counts.check(found, parameters.counts, what=f"Dataset {parameters.dataset}")
+    record = Record()
+    record.say(source.version)
     rows: list[dict[str, Any]] = []
     for split, own in splits.items():
         chosen = sample(totals[split], parameters.images, parameters.seed)
         examples = source.examples(own, columns, rows=chosen)
-        rows += image_rows(examples, f"{name}-{split}", split)
+        rows += image_rows(examples, f"{name}-{split}", split, record, columns)
     for row in rows:
         if row["split"] == "train":
             row["split"] = drawn_split(parameters.seed, row["image_id"], parameters.validation)
-    return Dataset(images=pl.DataFrame(rows, schema=IMAGES_SCHEMA))
+    return Dataset(images=pl.DataFrame(rows, schema=IMAGES_SCHEMA), record=record.lines())

@@ -35,6 +35,7 @@ from reprscope.data.canonical import (
     encode_png,
 )
 from reprscope.data.creatures import KINDS
+from reprscope.data.pictures import decode_picture
 from reprscope.data.scenes import render
 from reprscope.errors import UserError
 from reprscope.seeds import item_seed
@@ -192,13 +193,12 @@ def read_cutouts(folder: Path, side: int) -> list[Cutout]:
     for path in paths:
         keypoints = _read_keypoints(path.with_suffix(".json"))
         try:
-            with Image.open(path) as picture:
-                transparent = picture.has_transparency_data
-                rgba = picture.convert("RGBA")
+            picture = decode_picture(path.read_bytes(), str(path))
         except OSError as error:
             raise UserError(f"{path} cannot be read ({error}): replace the file.") from error
-        if not transparent:
+        if picture.alpha is None:
             raise UserError(f"{path} has no transparent background: save it with an alpha channel.")
+        rgba = Image.fromarray(np.dstack([picture.pixels, picture.alpha]))
         for name, (x, y) in keypoints.items():
             if not (0 <= x <= rgba.width and 0 <= y <= rgba.height):
                 raise UserError(f"Keypoint {name} of {path} lies outside the picture: correct it.")

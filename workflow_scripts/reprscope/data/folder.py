@@ -16,6 +16,7 @@ import polars as pl
 
 from reprscope.data.canonical import IMAGES_SCHEMA, SPLITS, Dataset
 from reprscope.data.pictures import upright_rgb
+from reprscope.data.record import Record
 from reprscope.data.shares import check_shares, drawn_split
 from reprscope.errors import UserError
 
@@ -101,7 +102,7 @@ def build(parameters: Parameters, threads: int) -> Dataset:
     metadata = _metadata(parameters, names)
     rows = []
     for name in names:
-        data, width, height = upright_rgb(Path(parameters.path, name).read_bytes(), name)
+        data, width, height = upright_rgb(Path(parameters.path, name).read_bytes(), name, Record())
         split, label = _place(name)
         entry = metadata.get(name, {})
         drawn = drawn_split(parameters.seed, name, parameters.validation, parameters.test)

@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from reprscope.data.record import printable
+from reprscope.data.texts import label_text, text_or_none
 from reprscope.errors import UserError
 from reprscope.seeds import item_seed
 
@@ -60,19 +62,28 @@ class Example:
     label: str | None
     caption: str | None
     _stored: Any
+    _source: HubDataset
 
     def image(self) -> bytes:
         """Encoded bytes of the image."""
-        stored = self._stored
-        if isinstance(stored, Mapping):
-            stored = stored.get("bytes") or stored.get("path")
-        if isinstance(stored, str):
+        packed = self._stored if isinstance(self._stored, Mapping) else {"bytes": self._stored}
+        stored, path = packed.get("bytes"), packed.get("path")
+        if not stored and path and self._source.owns(path):
             from datasets.utils.file_utils import xopen
 
-            with xopen(stored, "rb") as file:
+            with xopen(path, "rb") as file:
                 stored = bytes(file.read())
-        if not isinstance(stored, bytes):
-            raise UserError(f"Row {self.row} has no image: use another `revision` or dataset.")
+        if not stored and path:
+            raise UserError(
+                f"Row {self.row} of dataset {self._source.name} holds no image but names "
+                f"{printable(path)}, which is no file of the dataset and is not read: use another "
+                "`revision` or dataset."
+            )
+        if not stored or not isinstance(stored, bytes):
+            raise UserError(
+                f"Row {self.row} of dataset {self._source.name} has no image: use another "
+                "`revision` or dataset."
+            )
         return stored
 
 
@@ -108,7 +119,13 @@ class HubDataset:
                 f"Dataset {dataset} holds {kind} files: use one in Parquet, Arrow, image or "
                 "WebDataset files."
             )
-        log.info("Dataset %s, version %s", dataset, self._builder.hash)
+        self._kind = kind
+        log.info("%s", self.version)
+
+    @property
+    def version(self) -> str:
+        """Name of the dataset and its version, the commit on the hub, in words."""
+        return f"dataset {self.name} of the hub, version {self._builder.hash}"
 
     def count(self, split: str) -> int:
         """Number of rows of a split; downloads the dataset."""
@@ -182,7 +199,25 @@ class HubDataset:
                     label=_text(value, names, column="label"),
                     caption=_text(caption, None, column="caption"),
                     _stored=entry[columns["image"]],
+                    _source=self,
                 )
+
+    def owns(self, path: str) -> bool:
+        """Whether a row's path is that of a file of this dataset, where rows are files at all.
+
+        Of a folder of images the package itself makes the paths.  Rows of tables hold their images:
+        a path in them may name any file of this machine.
+        """
+        from huggingface_hub import constants
+
+        if self._kind not in ("cache", "imagefolder"):
+            return False
+        # A file of an archive has the address zip://name::archive.
+        place = path.rpartition("::")[2]
+        if place.startswith(f"hf://datasets/{self.name}@"):
+            return ".." not in place.split("/")
+        folder = Path(constants.HF_HUB_CACHE, f"datasets--{self.name.replace('/', '--')}")
+        return "://" not in place and Path(place).resolve().is_relative_to(folder.resolve())
 
     def check_split(self, split: str) -> None:
         """Check that there is a split of this name, without downloading it.
@@ -246,13 +281,12 @@ def sample(total: int, count: int | None, seed: int) -> list[int]:
 
 
 def _text(value: Any, names: Sequence[str] | None, *, column: str) -> str | None:
-    if value is None:
-        return None
-    if names is not None:
-        # The hub writes -1 where a label is kept secret.
+    if names is not None and value is not None:
+        if value >= len(names):
+            raise UserError(f"A {column} is {value}, but there are only {len(names)} names.")
         return names[value] if value >= 0 else None
-    if isinstance(value, str | int):
-        return str(value)
+    if value is None or isinstance(value, str | int | float):
+        return label_text(value) if column == "label" else text_or_none(value)
     raise UserError(
         f"A {column} is {type(value).__name__}, not a text or a number: set `columns.{column}` to "
         "a column with one for each image."
@@ -273,7 +307,17 @@ def _plain(dataset: str) -> Iterator[None]:
 def _reason(dataset: str, error: Exception) -> str:
     from datasets.exceptions import DataFilesNotFoundError, DatasetNotFoundError
 
+    while type(error).__name__ == "DatasetGenerationError" and isinstance(
+        error.__cause__, Exception
+    ):
+        error = error.__cause__  # the package says no more than that there was one
     text = " ".join(str(error).split())
+    named = re.match(r"Invalid metadata file_name '(.*?)':", text)
+    if named:
+        return (
+            f"names {printable(named[1])} in its metadata, which is no file of the dataset and is "
+            "not read: use another `revision` or dataset."
+        )
     if "scripts are no longer supported" in text:
         return (
             "is a program that loads data, which is never run: use a copy in Parquet; the hub "

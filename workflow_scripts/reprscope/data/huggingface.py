@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -11,7 +11,8 @@ import polars as pl
 
 from reprscope.data.canonical import IMAGES_SCHEMA, SPLITS, Dataset
 from reprscope.data.hub import COLUMNS, Example, HubDataset, check_name, sample
-from reprscope.data.pictures import upright_rgb
+from reprscope.data.pictures import WHITE, check_background, upright_rgb
+from reprscope.data.record import Record
 from reprscope.errors import UserError
 from reprscope.progress import progress
 
@@ -38,6 +39,8 @@ class Parameters:
         Which: the first reads no more than it needs; random downloads the whole dataset.
     seed : int
         Seed of the random sample; a larger sample contains the smaller ones.
+    background : (int, int, int)
+        Red, green and blue under transparency, 0 to 255.
     """
 
     dataset: str
@@ -48,9 +51,11 @@ class Parameters:
     images: int | None = None
     sample: Literal["first", "random"] = "first"
     seed: int = 0
+    background: tuple[int, int, int] = WHITE
 
     def __post_init__(self) -> None:
         check_name(self.dataset)
+        check_background(self.background)
         for name, known in (("splits", SPLITS), ("columns", COLUMNS)):
             for key in getattr(self, name):
                 if key not in known:
@@ -90,11 +95,14 @@ def build(parameters: Parameters, threads: int) -> Dataset:
     source = HubDataset(parameters.dataset, parameters.config, parameters.revision)
     for own in parameters.splits.values():
         source.check_split(own)
+    record = Record()
+    record.say(source.version)
     rows: list[dict[str, Any]] = []
     for split, own in parameters.splits.items():
         prefix = f"{parameters.dataset.rpartition('/')[2]}-{own}"
-        rows += image_rows(_chosen(source, own, parameters), prefix, split)
-    return Dataset(images=pl.DataFrame(rows, schema=IMAGES_SCHEMA))
+        chosen = _chosen(source, own, parameters)
+        rows += image_rows(chosen, prefix, split, record, parameters.columns, parameters.background)
+    return Dataset(images=pl.DataFrame(rows, schema=IMAGES_SCHEMA), record=record.lines())
 
 
 def _chosen(source: HubDataset, own: str, parameters: Parameters) -> Iterable[Example]:
@@ -107,13 +115,36 @@ def _chosen(source: HubDataset, own: str, parameters: Parameters) -> Iterable[Ex
     return source.examples(own, parameters.columns, rows=rows)
 
 
-def image_rows(examples: Iterable[Example], prefix: str, split: str) -> list[dict[str, Any]]:
-    """Rows of the canonical table of images, named ``{prefix}-{row}``."""
+def image_rows(
+    examples: Iterable[Example],
+    prefix: str,
+    split: str,
+    record: Record,
+    columns: Iterable[str],
+    background: Sequence[int] = WHITE,
+) -> list[dict[str, Any]]:
+    """Rows of the canonical table of images, named ``{prefix}-{row}``.
+
+    Parameters
+    ----------
+    examples : iterable of Example
+    prefix, split : str
+    record : Record
+        Counts images that are converted, and those without a label or caption.
+    columns : iterable of str
+        Which of image, label and caption are read.
+    background : (int, int, int)
+        Colour under transparency.
+    """
+    read = [column for column in columns if column != "image"]
     rows = []
     with progress(0, "images") as advance:
         for example in examples:
             image_id = f"{prefix}-{example.row:07d}"
-            data, width, height = upright_rgb(example.image(), image_id)
+            data, width, height = upright_rgb(example.image(), image_id, record, background)
+            for column in read:
+                if getattr(example, column) is None:
+                    record.count(f"images without a {column}", image_id)
             rows.append(
                 {
                     "image_id": image_id,

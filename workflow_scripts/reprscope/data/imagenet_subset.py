@@ -11,8 +11,6 @@ classes of 100 images, cut in the same way.
 
 from __future__ import annotations
 
-import io
-import logging
 from collections import Counter
 from dataclasses import dataclass
 
@@ -22,10 +20,10 @@ from numpy.typing import NDArray
 
 from reprscope.data.canonical import IMAGES_SCHEMA, Dataset, encode_png
 from reprscope.data.hub import HubDataset, check_name
+from reprscope.data.pictures import decode_picture
+from reprscope.data.record import Record
 from reprscope.errors import UserError
 from reprscope.progress import progress
-
-log = logging.getLogger(__name__)
 
 #: The thesis' classes by their number in ImageNet-1k.
 CLASSES = (235, 242, 282, 717, 980)
@@ -109,6 +107,9 @@ def build(parameters: Parameters, threads: int) -> Dataset:
     columns = {"image": parameters.image_column, "label": parameters.label_column}
     wanted = parameters.images_per_class
     found: Counter[int | str] = Counter(dict.fromkeys(parameters.classes, 0))
+    record = Record()
+    record.say(source.version)
+    record.say(f"middle squares, brought to {parameters.size} x {parameters.size} pixels (bicubic)")
     rows = []
     with progress(wanted * len(found), "images") as advance:
         for example in source.examples(parameters.split, columns, streaming=True):
@@ -116,9 +117,13 @@ def build(parameters: Parameters, threads: int) -> Dataset:
             if key is None or found[key] == wanted:
                 continue
             image_id = f"{parameters.dataset.rpartition('/')[2]}-{example.row:07d}"
-            square = _square(example.image(), image_id, parameters.least, parameters.size)
+            picture = decode_picture(example.image(), image_id).over()
+            square = _square(picture.pixels, parameters.least, parameters.size)
             if square is None:
+                record.count("photographs of the classes left out as too small", image_id)
                 continue
+            for change in picture.changes:
+                record.count(f"images with {change}", image_id)
             rows.append(
                 {
                     "image_id": image_id,
@@ -141,20 +146,14 @@ def build(parameters: Parameters, threads: int) -> Dataset:
                 f"at least {parameters.least} px, not {wanted}: correct `classes` or `least`, or "
                 "ask for fewer `images_per_class`."
             )
-    return Dataset(images=pl.DataFrame(rows, schema=IMAGES_SCHEMA))
+    return Dataset(images=pl.DataFrame(rows, schema=IMAGES_SCHEMA), record=record.lines())
 
 
-def _square(data: bytes, image_id: str, least: int, size: int) -> NDArray[np.uint8] | None:
+def _square(pixels: NDArray[np.uint8], least: int, size: int) -> NDArray[np.uint8] | None:
     """Middle square of an image, (size, size, 3), or None if a side is too short."""
-    from PIL import Image, ImageOps
+    from PIL import Image
 
-    try:
-        with Image.open(io.BytesIO(data)) as picture:
-            image = ImageOps.exif_transpose(picture).convert("RGB")
-    except Exception as error:
-        raise UserError(
-            f"Image {image_id} cannot be decoded ({error}): use another `revision`."
-        ) from error
+    image = Image.fromarray(pixels)
     width, height = image.size
     if min(width, height) < least:
         return None
