@@ -22,6 +22,18 @@ onstart:
     # has ended, hundreds of times a second in a large study. A single machine needs no such limit.
     if workflow.local_exec:
         workflow.scheduler.job_rate_limiter = None
+    failures.retry_only_what_may_end_otherwise(workflow.scheduler)
+
+
+# After all that Snakemake says, so that the last lines on the terminal are those for the user.
+onerror:
+    atexit.register(
+        print,
+        *failures.sentences(workflow.scheduler.failed),
+        sep="\n",
+        file=sys.stderr,
+        flush=True,
+    )
 
 
 rule all:

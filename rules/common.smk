@@ -1,4 +1,5 @@
 # Input functions and resources; the thinking is in workflow_scripts/reprscope.
+import atexit
 import sys
 from pathlib import Path
 
@@ -6,7 +7,7 @@ sys.path.insert(0, str(Path(workflow.basedir) / "workflow_scripts"))
 
 from snakemake.iocontainers import Wildcards
 
-from reprscope import comparison, jobs, paths, published, specs, tasks
+from reprscope import comparison, failures, jobs, paths, published, specs, tasks
 from reprscope.data.canonical import FILES
 from reprscope.device import count_gpus
 from reprscope.errors import UserError
@@ -49,9 +50,9 @@ wildcard_constraints:
     shard=r"\d+of\d+",
 
 
-def batch_size(wildcards, attempt):
-    """A job that ran out of memory is tried again with half the batch."""
-    return max(study.batch_size >> (attempt - 1), 1)
+def model_memory(wildcards, attempt):
+    """Memory of a job that runs a model: another try gets more, and not another batch."""
+    return 8000 * attempt
 
 
 def dataset_files(dataset):

@@ -19,10 +19,10 @@ rule encode_images:
     threads: 2
     resources:
         **GPU,
-        mem_mb=8000,
+        mem_mb=model_memory,
         disk_mb=4000,
         runtime=120,
-        batch_size=batch_size,
+        batch_size=study.batch_size,
     params:
         spec=lambda wildcards: specs.encode_images(study, wildcards),
     message:

@@ -17,10 +17,10 @@ rule extract:
     threads: 2
     resources:
         **GPU,
-        mem_mb=8000,
+        mem_mb=model_memory,
         disk_mb=20000,
         runtime=240,
-        batch_size=batch_size,
+        batch_size=study.batch_size,
     params:
         spec=lambda wildcards: specs.extract(study, wildcards),
     message:
@@ -51,10 +51,10 @@ for number, stores in enumerate(TOGETHER):
         threads: 2
         resources:
             **GPU,
-            mem_mb=8000,
+            mem_mb=model_memory,
             disk_mb=20000 * len(files),
             runtime=240 * len(files),
-            batch_size=batch_size,
+            batch_size=study.batch_size,
         params:
             spec=specs.extract(study, first),
         message:

@@ -50,7 +50,7 @@ def main(
 
 
 if __name__ == "__main__":
-    with job(snakemake.log[0], snakemake.threads):
+    with job(snakemake.log[0], snakemake.threads, files=snakemake.input):
         main(
             latents=[Path(path) for path in snakemake.input.latents],
             dataset=Path(snakemake.input.images).parent,

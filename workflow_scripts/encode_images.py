@@ -56,12 +56,12 @@ def main(images: Path, manifest: Path, out: Path, spec: str, gpus: int, batch_si
 
 
 if __name__ == "__main__":
-    with job(snakemake.log[0], snakemake.threads):
+    with job(snakemake.log[0], snakemake.threads, files=snakemake.input) as state:
         main(
             images=Path(snakemake.input.images),
             manifest=Path(snakemake.input.vae),
             out=Path(snakemake.output[0]),
             spec=snakemake.params.spec,
             gpus=snakemake.resources.get("gpu", 0),
-            batch_size=snakemake.resources.batch_size,
+            batch_size=state.batch(snakemake.resources.batch_size),
         )

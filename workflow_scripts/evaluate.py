@@ -49,7 +49,7 @@ def main(
 
 
 if __name__ == "__main__":
-    with job(snakemake.log[0], snakemake.threads):
+    with job(snakemake.log[0], snakemake.threads, files=snakemake.input):
         main(
             representations=[Path(path) for path in snakemake.input.representations],
             companions=[Path(path) for path in snakemake.input.companions],

@@ -102,7 +102,7 @@ def main(
 
 
 if __name__ == "__main__":
-    with job(snakemake.log[0], snakemake.threads):
+    with job(snakemake.log[0], snakemake.threads, files=snakemake.input) as state:
         main(
             latents=Path(snakemake.input.latents),
             prompt=Path(snakemake.input.prompt),
@@ -112,5 +112,5 @@ if __name__ == "__main__":
             outs=[Path(path) for path in snakemake.output],
             spec=snakemake.params.spec,
             gpus=snakemake.resources.get("gpu", 0),
-            batch_size=snakemake.resources.batch_size,
+            batch_size=state.batch(snakemake.resources.batch_size),
         )

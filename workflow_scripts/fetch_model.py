@@ -18,7 +18,7 @@ def main(snapshot: Path, manifest: Path, spec: str) -> None:
 
 
 if __name__ == "__main__":
-    with job(snakemake.log[0], snakemake.threads, online=True):
+    with job(snakemake.log[0], snakemake.threads, files=snakemake.input, online=True):
         main(
             snapshot=Path(snakemake.output.snapshot),
             manifest=Path(snakemake.output.manifest),

@@ -33,7 +33,7 @@ def main(table: Path, stem: Path, spec: str) -> None:
 
 
 if __name__ == "__main__":
-    with job(snakemake.log[0], snakemake.threads):
+    with job(snakemake.log[0], snakemake.threads, files=snakemake.input):
         main(
             table=Path(snakemake.input.table),
             stem=Path(snakemake.output.json).with_suffix(""),

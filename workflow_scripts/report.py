@@ -89,7 +89,7 @@ def main(manifests: list[str], shapes: str, card: str, folder: Path, out: str, s
 
 
 if __name__ == "__main__":
-    with job(snakemake.log[0], snakemake.threads):
+    with job(snakemake.log[0], snakemake.threads, files=snakemake.input):
         main(
             manifests=list(snakemake.input.manifests),
             shapes=snakemake.input.shapes,

@@ -28,7 +28,7 @@ def main(tables: list[Path], out: Path, spec: str) -> None:
 
 
 if __name__ == "__main__":
-    with job(snakemake.log[0], snakemake.threads):
+    with job(snakemake.log[0], snakemake.threads, files=snakemake.input):
         main(
             tables=[Path(path) for path in snakemake.input.tables],
             out=Path(snakemake.output[0]),

@@ -83,7 +83,7 @@ def _arguments() -> argparse.Namespace:
 
 if __name__ == "__main__":
     if "snakemake" in globals():
-        with job(snakemake.log[0], snakemake.threads):
+        with job(snakemake.log[0], snakemake.threads, files=snakemake.input):
             main(
                 output=snakemake.output[0],
                 work=str(Path(snakemake.output[0]).with_name("work")),

@@ -15,6 +15,7 @@ HOLD = """
 import sys, time
 from reprscope import device
 device.count_gpus = lambda: 2
+device.built_for_cuda = lambda: None
 with device.lease(1) as kind:
     import os
     print(kind, os.environ["CUDA_VISIBLE_DEVICES"], time.monotonic(), flush=True)
@@ -69,16 +70,63 @@ def test_no_gpu_asked_means_the_processor():
 
 
 def test_a_gpu_that_is_not_there_is_one_sentence(monkeypatch):
+    monkeypatch.setattr(device, "built_for_cuda", lambda: True)
     monkeypatch.setattr(device, "count_gpus", lambda: 0)
     with pytest.raises(UserError, match="set `device: cpu`"), device.lease(1):
         pass
 
 
-def test_counting_respects_what_is_visible(monkeypatch):
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert device.count_gpus() == 0
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
-    assert device.count_gpus() == 2
+@pytest.mark.parametrize(
+    ("visible", "count"),
+    {
+        "": 0,
+        "-1": 0,
+        "NoDevFiles": 0,
+        "none": 0,
+        "0": 1,
+        "2,5": 2,
+        " 2 , 5 ": 2,
+        "0,-1,1": 1,
+        "0,,1": 1,
+        "0,NoDevFiles": 1,
+        "GPU-8932f937-d72c-4106-c12f-20bd9faed9f6,MIG-1/2/3": 2,
+        "1,GPU-8932f937": 2,
+    }.items(),
+)
+def test_counting_respects_what_is_visible(monkeypatch, visible, count):
+    monkeypatch.setattr(device, "built_for_cuda", lambda: None)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert device.count_gpus() == count
+
+
+@pytest.mark.parametrize(
+    ("version", "usable"),
+    [
+        ("cuda: Optional[str] = '12.6'\nhip: Optional[str] = None\n", True),
+        ("cuda: Optional[str] = None\nhip: Optional[str] = '6.3'\n", False),
+        ("cuda = '11.8'\n", True),
+        ("cuda = None\n", False),
+        ("debug = False\n", None),
+    ],
+)
+def test_torch_without_cuda_uses_no_card(tmp_path, monkeypatch, version, usable):
+    (tmp_path / "torch").mkdir()
+    (tmp_path / "torch" / "__init__.py").write_text("raise AssertionError('imported')")
+    (tmp_path / "torch" / "version.py").write_text(version)
+    found = device.importlib.util.spec_from_file_location("torch", tmp_path / "torch/__init__.py")
+    monkeypatch.setattr(device.importlib.util, "find_spec", lambda name: found)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    assert device.built_for_cuda() is usable
+    assert device.count_gpus() == (usable is not False)
+    if usable is False:
+        with pytest.raises(UserError, match="torch is installed without CUDA"), device.lease(1):
+            pass
+
+
+def test_the_torch_that_is_installed_says_whether_it_uses_cuda():
+    import torch
+
+    assert device.built_for_cuda() == (torch.version.cuda is not None)
 
 
 def test_precision_by_device():

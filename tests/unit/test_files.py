@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
+from reprscope import failures, files
 from reprscope.errors import UserError
 from reprscope.files import atomic, write_text
 
@@ -47,6 +48,44 @@ def test_sigkill_in_the_middle_leaves_the_old_file_and_the_next_writer_cleans_up
     write_text(target, "new")
     assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
     assert target.read_text() == "new"
+
+
+def test_what_writers_of_other_machines_and_namespaces_left_is_kept(tmp_path):
+    """Nobody here can say whether they still write: their numbers of processes mean nothing."""
+    elsewhere = tmp_path / ".0123abcd-99999999-01234567.part-a.txt"
+    here = tmp_path / f".{files._place()}-99999999-01234567.part-a.txt"
+    alive = tmp_path / f".{files._place()}-{os.getpid()}-01234567.part-a.txt"
+    another = tmp_path / f".{files._place()}-99999999-01234567.part-b.txt"
+    for path in (elsewhere, here, alive, another):
+        path.write_text("half")
+    write_text(tmp_path / "a.txt", "new")
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "a.txt",
+        elsewhere.name,
+        alive.name,
+        another.name,
+    }
+
+
+def test_two_writers_of_one_process_do_not_share_a_file(tmp_path):
+    with atomic(tmp_path / "a.txt") as first, atomic(tmp_path / "a.txt") as second:
+        assert first != second
+        first.write_text("first")
+        second.write_text("second")
+    assert (tmp_path / "a.txt").read_text() == "first"
+
+
+def test_full_disks_are_told_apart_from_other_errors():
+    assert files.is_full_disk(OSError(28, "No space left on device"))
+    assert files.is_full_disk(RuntimeError("write failed: errno = 28"))
+    assert not files.is_full_disk(OSError(13, "Permission denied"))
+    try:
+        try:
+            raise OSError(122, "Disk quota exceeded")
+        except OSError as error:
+            raise ValueError("could not write") from error
+    except ValueError as error:
+        assert files.is_full_disk(error)
 
 
 @pytest.fixture
@@ -110,8 +149,9 @@ def test_a_job_on_a_full_disk_ends_in_one_sentence_and_leaves_nothing(small_disk
         env=os.environ | {"PYTHONPATH": str(LIBRARY)},
     )
     assert child.returncode == 1
-    assert child.stderr == (
-        f"reprscope: The disk that should hold {path} is full: free some space and run again; "
-        "everything finished before is kept.\n"
+    assert not child.stderr
+    assert failures.read(tmp_path / "log").sentence == (
+        f"The disk that should hold {path} is full: free some space and run again; "
+        "everything finished before is kept."
     )
     assert list(small_disk.iterdir()) == []

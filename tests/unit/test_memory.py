@@ -97,7 +97,21 @@ def fail_above(limit: int, seen: list[int], error: Exception):
 
 @pytest.mark.parametrize(
     "error",
-    [torch.OutOfMemoryError("CUDA out of memory"), MemoryError(), RuntimeError("std::bad_alloc")],
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        MemoryError(),
+        RuntimeError("std::bad_alloc"),
+        RuntimeError(
+            "[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory"
+        ),
+        RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be reported later"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+        RuntimeError("HIP out of memory. Tried to allocate 2.00 GiB"),
+        RuntimeError("HIP error: hipErrorOutOfMemory"),
+        RuntimeError("MPS backend out of memory (MPS allocated: 9.0 GB)"),
+    ],
+    ids=lambda error: str(error)[:30] or "MemoryError",
 )
 def test_every_item_is_run_once_after_halving(error):
     size, seen = BatchSize(torch.device("cuda")), []
@@ -164,6 +178,54 @@ def test_a_batch_that_fits_by_far_is_not_tried():
     seen = []
     assert len(list(passes(BatchSize(CPU), 20, fail_above(20, seen, MemoryError()))))
     assert seen == [20]
+
+
+GIB = 1 << 30
+
+
+def tree(folder, **groups):
+    """Control groups as the kernel shows them: limit, memory in use, of it pages of files."""
+    for path, entries in groups.items():
+        group = folder / path.replace("__", "/").replace("root", ".")
+        group.mkdir(parents=True, exist_ok=True)
+        for name, text in entries.items():
+            (group / name.replace("_DOT_", ".")).write_text(f"{text}\n")
+
+
+def test_memory_is_that_of_the_job_s_control_group_and_of_those_around_it(tmp_path):
+    tree(
+        tmp_path,
+        slurm__job={
+            "memory_DOT_max": 8 * GIB,
+            "memory_DOT_current": 3 * GIB,
+            "memory_DOT_stat": f"anon {GIB}\ninactive_file {GIB}",
+        },
+        slurm__job__step={"memory_DOT_max": "max", "memory_DOT_current": GIB},
+        slurm={"memory_DOT_max": 20 * GIB, "memory_DOT_current": 19 * GIB},
+    )
+    found = memory.control_groups("0::/slurm/job/step\n", tmp_path)
+    assert found == [6 * GIB, 1 * GIB]
+    assert memory.control_groups("0::/\n", tmp_path) == []
+    assert memory.control_groups("0::/of/the/host\n", tmp_path) == []
+    assert memory.control_groups("", tmp_path) == []
+
+
+def test_memory_of_control_groups_of_version_1(tmp_path):
+    tree(
+        tmp_path / "memory",
+        root={"memory_DOT_limit_in_bytes": 9223372036854771712, "memory_DOT_usage_in_bytes": 0},
+        job={
+            "memory_DOT_limit_in_bytes": 4 * GIB,
+            "memory_DOT_usage_in_bytes": GIB,
+            "memory_DOT_stat": f"total_inactive_file {GIB // 2}",
+        },
+    )
+    own = "12:cpu,cpuacct:/job\n9:memory:/job\n1:name=systemd:/\n0::/\n"
+    assert memory.control_groups(own, tmp_path) == [3 * GIB + GIB // 2, 9223372036854771712]
+
+
+def test_the_kernel_s_kills_are_counted():
+    assert memory.kills() >= 0
 
 
 if __name__ == "__main__":

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import importlib.util
+import itertools
 import os
 import platform
+import re
 import shutil
 import subprocess
 import tempfile
@@ -21,16 +24,52 @@ if TYPE_CHECKING:
 
 
 def count_gpus() -> int:
-    """Number of NVIDIA GPUs, without importing torch (it would slow every parse by seconds)."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    """Number of NVIDIA GPUs that jobs can use, without importing torch.
+
+    Importing it would slow every parse by seconds. None if torch is installed here without CUDA;
+    cards of other makers (ROCm, MPS) are not counted, and jobs run on the processor.
+    """
+    if built_for_cuda() is False:
+        return 0
+    visible = visible_gpus()
     if visible is not None:
-        return len([name for name in visible.split(",") if name.strip() not in ("", "-1")])
+        return len(visible)
     if shutil.which("nvidia-smi") is None:
         return 0
     listing = subprocess.run(
         ["nvidia-smi", "--list-gpus"], capture_output=True, text=True, check=False
     )
     return listing.stdout.count("GPU ") if listing.returncode == 0 else 0
+
+
+def visible_gpus() -> list[str] | None:
+    """GPUs that ``CUDA_VISIBLE_DEVICES`` lets a process see; None if it says nothing.
+
+    As CUDA reads it: numbers from 0, or names that start with ``GPU-`` or ``MIG-``, up to the first
+    entry that is neither (such as ``-1`` or ``NoDevFiles``).
+    """
+    text = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if text is None:
+        return None
+    entries = (entry.strip() for entry in text.split(","))
+    return list(itertools.takewhile(re.compile(r"\d+$|(GPU|MIG)-").match, entries))
+
+
+def built_for_cuda() -> bool | None:
+    """Whether the torch that is installed here can use CUDA; None if none is.
+
+    Read from its file ``version.py``. Where rules have environments of their own (``--sdm conda``)
+    the process that plans may have no torch.
+    """
+    found = importlib.util.find_spec("torch")
+    if found is None or found.origin is None:
+        return None
+    try:
+        text = Path(found.origin).with_name("version.py").read_text(encoding="utf-8")
+    except OSError:
+        return None
+    cuda = re.search(r"^cuda\b.*= *(.+)$", text, re.MULTILINE)
+    return cuda[1].strip() != "None" if cuda else None
 
 
 @contextlib.contextmanager
@@ -54,15 +93,20 @@ def lease(wanted: int) -> Iterator[str]:
     if wanted < 1:
         yield "cpu"
         return
+    if built_for_cuda() is False:
+        raise UserError(
+            "The job was given a GPU but torch is installed without CUDA: install its build for "
+            "CUDA, or set `device: cpu` in the study."
+        )
     devices = count_gpus()
     if devices == 0:
         raise UserError(
             "The job was given a GPU but none is visible: set `device: cpu` in the study or run "
             "with --resources gpu=0."
         )
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    names = visible.split(",") if visible else [str(number) for number in range(devices)]
-    if visible and len(names) == 1:
+    visible = visible_gpus()
+    names = visible or [str(number) for number in range(devices)]
+    if visible and len(visible) == 1:
         yield "cuda"
         return
     folder = Path(tempfile.gettempdir()) / f"reprscope-gpus-{os.getuid()}"

@@ -227,7 +227,7 @@ def batches(
     scaling, shift : float
         Latents become ``(z - shift) * scaling``.
     size : int
-        Largest batch; results do not depend on it.
+        Largest batch; another may change the last digits of features.
     """
     groups: dict[tuple[int, int], list[str]] = {}
     for image_id in latents.image_ids:

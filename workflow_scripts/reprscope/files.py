@@ -6,7 +6,11 @@ import contextlib
 import errno
 import os
 import re
+import secrets
+import socket
 from collections.abc import Callable, Iterator, Sequence
+from functools import cache
+from hashlib import blake2s
 from pathlib import Path
 
 from reprscope.errors import UserError
@@ -14,17 +18,47 @@ from reprscope.errors import UserError
 _FULL = re.compile(r"No space left|errno = 28\b|errno = 122\b|Disk quota exceeded|os error 28")
 
 
-def _is_full_disk(error: BaseException) -> bool:
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return True
-    return bool(_FULL.search(str(error)))
+def is_full_disk(error: BaseException) -> bool:
+    """Whether an error, or one that it came from, says that a disk or a quota is full."""
+    found: BaseException | None = error
+    while found is not None:
+        if isinstance(found, OSError) and found.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        if _FULL.search(str(found)):
+            return True
+        found = found.__cause__ or found.__context__
+    return False
 
 
-def _remove_orphans(path: Path) -> None:
-    """Remove what writers that were killed left beside ``path``; a living writer keeps its own."""
-    for part in path.parent.glob(f".*.part-{path.name}"):
-        pid = part.name.split(".", 2)[1]
-        if not (pid.isdigit() and Path("/proc", pid).exists()):
+@cache
+def _place() -> str:
+    """What tells the processes that this one can see from all others: host, boot and namespace.
+
+    A number of a process means something only there.
+    """
+    known = [socket.gethostname()]
+    with contextlib.suppress(OSError):
+        known.append(Path("/proc/sys/kernel/random/boot_id").read_text())
+    with contextlib.suppress(OSError):
+        known.append(str(Path("/proc/self/ns/pid").readlink()))
+    return blake2s("\n".join(known).encode(), digest_size=4).hexdigest()
+
+
+def _part(target: Path) -> Path:
+    """A new name beside ``target``: of this place, this process and this call alone."""
+    own = f"{_place()}-{os.getpid()}-{secrets.token_hex(4)}"
+    return target.with_name(f".{own}.part-{target.name}")
+
+
+def _remove_orphans(target: Path) -> None:
+    """Remove what killed writers of this place left beside ``target``.
+
+    A living writer keeps its own, and so does every writer of another host or namespace, of which
+    nobody here can say whether it lives.
+    """
+    for part in target.parent.glob(f".{_place()}-*.part-*"):
+        own, _, name = part.name.partition(".part-")
+        if name == target.name and not Path("/proc", own.split("-")[1]).exists():
             part.unlink(missing_ok=True)
 
 
@@ -41,7 +75,7 @@ def atomic(path: str | os.PathLike[str]) -> Iterator[Path]:
         If the disk is full; what was there before is kept.
     """
     target = Path(path)
-    part = target.with_name(f".{os.getpid()}.part-{target.name}")
+    part = _part(target)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         _remove_orphans(target)
@@ -52,12 +86,17 @@ def atomic(path: str | os.PathLike[str]) -> Iterator[Path]:
     except BaseException as error:
         with contextlib.suppress(OSError):
             part.unlink(missing_ok=True)
-        if _is_full_disk(error):
-            raise UserError(
-                f"The disk that should hold {target} is full: free some space and run again; "
-                "everything finished before is kept."
-            ) from error
+        if is_full_disk(error):
+            raise UserError(full(target)) from error
         raise
+
+
+def full(target: str | os.PathLike[str]) -> str:
+    """Sentence about a full disk or quota."""
+    return (
+        f"The disk that should hold {target} is full: free some space and run again; "
+        "everything finished before is kept."
+    )
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:

@@ -3,22 +3,31 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import json
 import logging
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
 
+from reprscope import failures
 from reprscope.errors import UserError
+from reprscope.files import full, is_full_disk
 
 logger = logging.getLogger("reprscope")
 
 
 @contextlib.contextmanager
-def job(log: str, threads: int, *, online: bool = False) -> Iterator[None]:
+def job(
+    log: str, threads: int, *, files: Iterable[str] = (), online: bool = False
+) -> Iterator[failures.State]:
     """Run a script's work.
 
     Everything that is printed, also by native code, goes to the log. A mistake that the user can
-    mend ends the log, and the terminal, with one sentence; anything else leaves a traceback.
+    mend ends the log with one sentence, and so the run that the job is of (see
+    :mod:`reprscope.failures`); anything else leaves a traceback in the log.
 
     Parameters
     ----------
@@ -26,14 +35,20 @@ def job(log: str, threads: int, *, online: bool = False) -> Iterator[None]:
         Path of the rule's log file.
     threads : int
         Cores that the rule was given.
+    files : iterable of str
+        What the job reads: after an unexpected error those that are damaged are looked for.
     online : bool
         Whether the work may ask the Hugging Face hub.
+
+    Yields
+    ------
+    State
+        Of this try: how far its batches are to be halved.
     """
     # Snakemake sets the numbers of threads of all other libraries.
     os.environ["POLARS_MAX_THREADS"] = str(threads)
     if not online:
         os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    terminal = os.fdopen(os.dup(2), "w")
     stream = open(log, "w", buffering=1, encoding="utf-8")  # noqa: SIM115, PTH123 - until the end
     os.dup2(stream.fileno(), 1)
     os.dup2(stream.fileno(), 2)
@@ -44,17 +59,79 @@ def job(log: str, threads: int, *, online: bool = False) -> Iterator[None]:
         format="%(asctime)s %(levelname)s %(message)s",
         force=True,
     )
+    state = failures.begin(log)
     try:
-        yield
-    except UserError as error:
-        logger.error("%s", error)
-        print(f"reprscope: {error}", file=terminal, flush=True)
-        sys.exit(1)
+        yield state
     except Exception as error:
-        logger.exception("%s", error)
-        print(
-            f"reprscope: unexpected {type(error).__name__} ({error}); the traceback is in {log}.",
-            file=terminal,
-            flush=True,
+        sentence = _sentence(error, files)
+        if not isinstance(error, UserError):
+            logger.exception("%s", error)
+        if sentence is not None:
+            logger.error("%s", sentence)
+        unexpected = (
+            f"Unexpected {type(error).__name__} ({_short(error, 300)}); the traceback is in {log}."
         )
+        ended = replace(state, sentence=sentence or unexpected, mendable=sentence is not None)
+        failures.write(log, ended)
         sys.exit(1)
+    failures.forget(log)
+
+
+def _sentence(error: Exception, files: Iterable[str]) -> str | None:
+    """What the user should do about an error; None if it is the program's own."""
+    if isinstance(error, UserError):
+        return str(error)
+    if isinstance(error, OSError):
+        named = error.filename2 or error.filename
+        if is_full_disk(error):
+            return full(named or "the results")
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS) and named:
+            return f"{named} cannot be used ({error.strerror}): change its rights or its place."
+    elif is_full_disk(error):
+        return full("the results")
+    return next((text for text in (damage(Path(file)) for file in files) if text), None)
+
+
+def _short(error: Exception, characters: int) -> str:
+    text = " ".join(str(error).split())
+    return text if len(text) <= characters else f"{text[:characters]} …"
+
+
+def damage(path: Path) -> str | None:
+    """A sentence if a result that a job reads is damaged; None if it is whole or of another kind.
+
+    Parquet is read, HDF5 is opened, JSON is read, and the files that a model's manifest lists are
+    compared with their SHA-256.
+    """
+    try:
+        match path.suffix:
+            case ".parquet":
+                import polars as pl
+
+                pl.read_parquet(path)
+            case ".h5":
+                import h5py
+
+                with h5py.File(path, "r"):
+                    pass
+            case ".json":
+                content = json.loads(path.read_text(encoding="utf-8"))
+                if path.name == "manifest.json":
+                    return _damaged_snapshot(path, content["files"])
+    except Exception as error:
+        why = _short(error, 120) or type(error).__name__
+        return f"{path} is damaged ({why}): delete it and run again, it is made anew."
+    return None
+
+
+def _damaged_snapshot(manifest: Path, files: Mapping[str, str]) -> str | None:
+    from reprscope.models.hub import sha256
+
+    for name, expected in files.items():
+        path = manifest.parent / "snapshot" / name
+        if not path.exists() or sha256(path.resolve()) != expected:
+            return (
+                f"{path} is not what was fetched: delete the folder {manifest.parent} and run "
+                "again, it is fetched anew."
+            )
+    return None

@@ -266,7 +266,7 @@ class Measurement:
 
 @dataclass(frozen=True, kw_only=True)
 class Jobs:
-    """How much one job does; results do not depend on it.
+    """How much one job does; another number of shards may change the last digits of features.
 
     Attributes
     ----------
