@@ -290,15 +290,15 @@ def change(rng: Generator) -> Mapping[str, Outcome]:
 def alike(rng: Generator) -> Mapping[str, Outcome]:
     """Whether a sentence says what loses most, or least, where that is not so.
 
-    All of 11 positions lose the same; or of 5 two lose the same and most, where only "most" is
-    wrong.
+    All of 11 positions lose the same; or of 5 two lose the same and most, where only "keeps least"
+    is wrong.
     """
     pairs = _all_pairs(rng, [11] * 10, listed=30)
     table, _ = _degraded(rng, [0.4] * 11, pairs)
     two, _ = _degraded(rng, [0.2, 0.4, 0.4, 0.8, 0.8], pairs)
     return {
-        "11 alike": Finding(_claims(table, r" (most|least|more) of ")),
-        "2 of 5 lose most": Finding(_claims(two, " most of ")),
+        "11 alike": Finding(_claims(table, r" (most|least|less) of ")),
+        "2 of 5 lose most": Finding(_claims(two, " least of ")),
     }
 
 

@@ -109,7 +109,7 @@ def alike(rng: Generator) -> Mapping[str, Outcome]:
             after = {position: rng.binomial(hits, 0.5) for position, hits in before.items()}
             table = _related({"identity": before, "noise-1": after})
             claims = any(
-                re.search(" (most tokens|(most|least|more) of) ", text)
+                re.search(" (most tokens|(most|least|less) of) ", text)
                 for text in findings(table).sentences
             )
             found[f"{images} images, {name}"] = Finding(claims)

@@ -557,33 +557,33 @@ def test_extremes_stand_apart_by_their_worst_comparison():
     assert close["change_apart_p"].drop_nulls().max() > 0.05
 
 
-def test_most_is_said_only_of_what_loses_more_than_every_other():
+def test_least_is_said_only_of_what_keeps_less_than_every_other():
     def first(losses):
         return findings(several(losses)).sentences[0].replace("m, noise-1: ", "")
 
     number = r"\d+ % \[\d+, \d+\]"
     assert re.fullmatch(
-        f"of 4 blocks, up\\[2\\] loses most of its undegraded PCK, {number}, "
-        f"and down\\[0\\] least, {number}.",
+        f"of 4 blocks, up\\[2\\] keeps least of its undegraded PCK, {number}, "
+        f"and down\\[0\\] most, {number}.",
         first((0.2, 0.5, 0.53, 0.8)),
     )
     assert re.fullmatch(
-        f"down\\[0\\] loses least of its undegraded PCK, {number}; up\\[.\\] {number}, "
-        "the highest of 4 blocks on these pairs.",
+        f"down\\[0\\] keeps most of its undegraded PCK, {number}; up\\[.\\] {number}, "
+        "the lowest of 4 blocks on these pairs.",
         first((0.2, 0.5, 0.79, 0.8)),
     )
     assert re.fullmatch(
-        f"up\\[2\\] loses most of its undegraded PCK, {number}; (mid|down\\[0\\]) {number}, "
-        "the lowest of 4 blocks on these pairs.",
+        f"up\\[2\\] keeps least of its undegraded PCK, {number}; (mid|down\\[0\\]) {number}, "
+        "the highest of 4 blocks on these pairs.",
         first((0.4, 0.4, 0.6, 0.8)),
     )
     assert re.fullmatch(
-        rf"(\S+) loses {number} of its undegraded PCK and (\S+) {number}, the highest and lowest "
+        rf"(\S+) keeps {number} of its undegraded PCK and (\S+) {number}, the lowest and highest "
         "of 4 blocks on these pairs.",
         first((0.5, 0.5, 0.5, 0.5)),
     )
     assert re.fullmatch(
-        f"mid loses more of its undegraded PCK, {number}, than down\\[0\\], {number}.",
+        f"mid keeps less of its undegraded PCK, {number}, than down\\[0\\], {number}.",
         first((0.2, 0.5)),
     )
 

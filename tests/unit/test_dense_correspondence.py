@@ -471,11 +471,11 @@ def test_findings_tell_the_last_step_of_each_degradation():
     )
     assert found.sentences == [
         "m, blur-10: of 3 blocks, mid finds most tokens again, 80.0 % [79.0, 81.0] of 100 tokens "
-        "in 8 images (chance 5 %); of 3 blocks, up[3] loses most of its undegraded accuracy, 50 % "
-        "[50, 50], and mid least, 20 % [20, 20].",
+        "in 8 images (chance 5 %); of 3 blocks, up[3] keeps least of its undegraded accuracy, 50 % "
+        "[50, 50], and mid most, 80 % [80, 80].",
         "m, hflip: of 3 blocks, up[3] finds most tokens again, 40.0 % [39.0, 41.0] of 100 tokens "
-        "in 8 images (chance 5 %); of 3 blocks, mid loses most of its undegraded accuracy, 90 % "
-        "[90, 90], and up[3] least, 50 % [50, 50].",
+        "in 8 images (chance 5 %); of 3 blocks, mid keeps least of its undegraded accuracy, 10 % "
+        "[10, 10], and up[3] most, 50 % [50, 50].",
         "m, identity: of 3 blocks, mid finds most tokens again, 100.0 % [99.0, 101.0] of 100 "
         "tokens in 8 images (chance 5 %).",
     ]
@@ -490,19 +490,19 @@ def test_findings_do_not_conclude_from_differences_within_chance():
     ).sentences
     assert text.startswith("m, noise-1: up[3] finds 62.0 % [61.0, 63.0] of 100 tokens in 8 images ")
     assert "(the highest of 3 blocks on these images, chance 5 %)" in text
-    assert text.endswith("the highest and lowest of 3 blocks on these images.")
+    assert text.endswith("the lowest and highest of 3 blocks on these images.")
     assert "most" not in text and "least" not in text
 
 
 def test_losses_are_relative_to_where_the_degradation_starts():
     found = dense.findings(table_of(identity=(1.0, 0.8), far=(0.5, 0.4), far_bgr_1=(0.4, 0.1)))
     (sentence,) = [text for text in found.sentences if "far-bgr-1" in text]
-    assert "up[3] loses more of its undegraded accuracy, 75 % [75, 75], than mid, 20 %" in sentence
+    assert "up[3] keeps less of its undegraded accuracy, 25 % [25, 25], than mid, 80 %" in sentence
 
 
 def test_a_block_at_chance_has_nothing_to_lose():
     found = dense.findings(table_of(identity=(1.0, 0.055), blur_1=(0.9, 0.0)))
-    assert "loses" not in found.sentences[1]
+    assert "keeps" not in found.sentences[1]
 
 
 # --- settings ------------------------------------------------------------------------------------

@@ -53,8 +53,9 @@ SIGNIFICANT: Final = 0.05
 
 Alternative = Literal["two-sided", "greater", "less"]
 
-# Smaller strata are taken together: what their residuals lose of the spread cannot be scaled back.
 _DIFFERENT: Final = 0.25
+
+# Smaller strata are taken together: what their residuals lose of the spread cannot be scaled back.
 _FEWEST_IN_STRATUM: Final = 3
 _FEWEST_PAIRED: Final = 5
 

@@ -2,9 +2,9 @@
 
 The change is a ratio of two means over the same items, minus 1; its interval follows from the delta
 method, in which an item's share in the error is (after - ratio * before) / mean(before). What
-"loses most" claims is that the change differs from that of every other position: it has the largest
-of the p values of these differences (an intersection-union test, Berger 1982), so that choosing the
-lowest of many cannot make it.
+"keeps least" claims is that the change differs from that of every other position: it has the
+largest of the p values of these differences (an intersection-union test, Berger 1982), so that
+choosing the lowest of many cannot make it.
 """
 
 from __future__ import annotations
@@ -165,7 +165,7 @@ class Losses(NamedTuple):
     two: bool
 
     def claims(self) -> list[float | None]:
-        """P values of the claims that the first loses most, and the second least."""
+        """P values of the claims that the first keeps least, and the second most."""
         return [self.most[APART], self.least[APART]]
 
     def told(self, noun: str, items: str, firm: Sequence[bool]) -> str:
@@ -181,21 +181,21 @@ class Losses(NamedTuple):
             Which of the two claims hold.
         """
         most, least = (block_label(row["position"]) for row in (self.most, self.least))
-        much, little = _lost(self.most), _lost(self.least)
+        much, little = _kept(self.most), _kept(self.least)
         of, tried = f"of its undegraded {noun}", f"of {self.tried} on these {items}"
         if self.two and any(firm):
-            return f"{most} loses more {of}, {much}, than {least}, {little}"
+            return f"{most} keeps less {of}, {much}, than {least}, {little}"
         if all(firm):
-            return f"of {self.tried}, {most} loses most {of}, {much}, and {least} least, {little}"
+            return f"of {self.tried}, {most} keeps least {of}, {much}, and {least} most, {little}"
         if firm[0]:
-            return f"{most} loses most {of}, {much}; {least} {little}, the lowest {tried}"
+            return f"{most} keeps least {of}, {much}; {least} {little}, the highest {tried}"
         if firm[1]:
-            return f"{least} loses least {of}, {little}; {most} {much}, the highest {tried}"
-        return f"{most} loses {much} {of} and {least} {little}, the highest and lowest {tried}"
+            return f"{least} keeps most {of}, {little}; {most} {much}, the lowest {tried}"
+        return f"{most} keeps {much} {of} and {least} {little}, the lowest and highest {tried}"
 
 
 def losses(rows: pl.DataFrame) -> Losses | None:
-    """Which position loses most in a degraded view, and which least; None if no two are known.
+    """Which position keeps least in a degraded view, and which most; None if no two are known.
 
     Parameters
     ----------
@@ -226,10 +226,9 @@ def holding(claims: Sequence[float | None]) -> list[bool]:
     return [bool(p < SIGNIFICANT) for p in adjusted]
 
 
-def _lost(row: Mapping[str, Any]) -> str:
-    """Loss with its interval: ``50 % [48, 52]``."""
-    text = f"{-100 * row['change']:.0f} %"
+def _kept(row: Mapping[str, Any]) -> str:
+    """What is left of a score, with its interval: ``50 % [48, 52]``."""
+    text = f"{100 * (1 + row['change']):.0f} %"
     if row["change_low"] is None or row["change_high"] is None:
         return text
-    most, least = -100 * row["change_low"], -100 * row["change_high"]
-    return f"{text} [{least:.0f}, {most:.0f}]"
+    return f"{text} [{100 * (1 + row['change_low']):.0f}, {100 * (1 + row['change_high']):.0f}]"

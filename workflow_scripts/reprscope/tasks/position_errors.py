@@ -322,16 +322,21 @@ class Pairs:
         """Difference of two ratios of sums over the same pairs, each given as values and points.
 
         Linearised: what a pair adds to the error is what it adds to that of the first less what it
-        adds to that of the second.
+        adds to that of the second. The error is known as well as the rarer of the two lets it be:
+        images without points of it add nothing.
         """
         value, added = np.zeros(1), np.zeros((len(self.source), 1))
+        units = []
         for sign, (values, points) in ((1, first), (-1, second)):
+            there = points[:, 0] > 0
+            units.append(len(np.union1d(self.source[there], self.target[there])))
             with np.errstate(invalid="ignore", divide="ignore"):
                 ratio = values.sum(axis=0) / points.sum(axis=0)
                 added += sign * (values - ratio * points) / points.mean(axis=0)
             value += sign * ratio
         # Their mean is 0, and the error that of a mean over pairs.
-        return self.ratio(added, np.ones(len(added)))._replace(value=value)
+        found = self.ratio(added, np.ones(len(added)))
+        return found._replace(value=value, units=min(units), freedom=max(min(units) - 1, 1))
 
 
 def _whole(pairs: Pairs, parameters: Parameters) -> dict[str, Any]:
