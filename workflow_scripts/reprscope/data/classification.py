@@ -13,7 +13,7 @@ from reprscope.data.canonical import IMAGES_SCHEMA, Dataset
 from reprscope.data.hub import HubDataset, check_name, sample
 from reprscope.data.huggingface import image_rows
 from reprscope.data.record import Record
-from reprscope.data.shares import check_shares, drawn_split
+from reprscope.data.shares import check_shares, divide, say_division
 from reprscope.errors import UserError
 
 COUNTED = ("train_images", "test_images")
@@ -96,7 +96,19 @@ def read(
         chosen = sample(totals[split], parameters.images, parameters.seed)
         examples = source.examples(own, columns, rows=chosen)
         rows += image_rows(examples, f"{name}-{split}", split, record, columns)
-    for row in rows:
-        if row["split"] == "train":
-            row["split"] = drawn_split(parameters.seed, row["image_id"], parameters.validation)
+    trained = [row for row in rows if row["split"] == "train"]
+    drawn = divide(
+        parameters.seed,
+        [row["image_id"] for row in trained],
+        [row["label"] for row in trained],
+        parameters.validation,
+    )
+    for row, split in zip(trained, drawn, strict=True):
+        row["split"] = split
+    say_division(
+        record,
+        [row["split"] for row in rows],
+        [row["label"] for row in rows],
+        f"its own, validation drawn with seed {parameters.seed}",
+    )
     return Dataset(images=pl.DataFrame(rows, schema=IMAGES_SCHEMA), record=record.lines())

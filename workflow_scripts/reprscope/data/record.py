@@ -43,9 +43,9 @@ class Record:
         return (*self._said, *counted)
 
 
-def listed(names: Iterable[str], count: int) -> str:
-    """Names with commas, and how many of ``count`` are not named."""
-    shown = [printable(name) for name in names][:NAMED]
+def listed(names: Iterable[str], count: int, most: int = NAMED) -> str:
+    """Names with commas, at most so many, and how many of ``count`` are not named."""
+    shown = [printable(name) for name in names][:most]
     more = count - len(shown)
     return ", ".join(shown) + (f" and {more} more" if more > 0 else "")
 
