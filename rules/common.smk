@@ -7,14 +7,18 @@ sys.path.insert(0, str(Path(workflow.basedir) / "workflow_scripts"))
 
 from snakemake.iocontainers import Wildcards
 
-from reprscope import comparison, failures, jobs, paths, published, specs, tasks
+from reprscope import failures, jobs, paths, specs, tasks
 from reprscope.data.canonical import FILES
 from reprscope.device import count_gpus
 from reprscope.errors import UserError
 from reprscope.study import load
 
+if {"{", "}"} & set(str(workflow.basedir)):
+    sys.exit(
+        f"Snakemake takes braces in {workflow.basedir} for a pattern: give the folder another name."
+    )
 try:
-    study = load(config, [Path(path) for path in workflow.configfiles])
+    study = load(paths.located(config), [Path(path) for path in workflow.configfiles])
 except UserError as error:
     sys.exit(f"The study is not usable. {error}")
 
@@ -154,16 +158,9 @@ def tabulate_inputs(wildcards):
     ]
 
 
-def published_inputs(wildcards):
-    """Published values that belong to an experiment, and their index; none for most."""
-    experiment = study.experiments[wildcards.experiment]
-    return published.files([m.entry for m in comparison.matches(study, experiment)])
-
-
 def scorecard_inputs():
-    """All published values, and the tables of experiments that measure some of them again."""
+    """Tables of experiments that measure published values again."""
     return {
-        "published": published.files(list(published.index())),
         "tables": [
             paths.TABLE.format(experiment=name) for name in specs.compared(study)
         ],

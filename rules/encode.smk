@@ -6,7 +6,6 @@ rule encode_images:
     input:
         images=paths.IMAGES,
         vae=paths.MANIFEST.replace("{model}", "{vae}"),
-        textures=lambda wildcards: study.views[wildcards.view].files,
     output:
         paths.LATENTS,
     log:

@@ -56,7 +56,8 @@ for number, stores in enumerate(TOGETHER):
             runtime=240 * len(files),
             batch_size=study.batch_size,
         params:
-            spec=specs.extract(study, first),
+            # A function, since Snakemake takes braces in a plain string for wildcards.
+            spec=lambda wildcards, first=first: specs.extract(study, first),
         message:
             f"Extract {first.hookset} of {first.model} on {first.dataset} at timesteps {timesteps} (seed {first.seed}, {first.protocol}, shard {first.shard})"
         script:

@@ -6,8 +6,6 @@ for dataset in study.datasets:
     rule:
         name:
             f"fetch_{dataset}"
-        input:
-            lambda wildcards, dataset=dataset: study.datasets[dataset].files,
         output:
             **dataset_files(dataset),
         log:
@@ -30,8 +28,6 @@ for dataset in study.datasets:
 
 
 rule fetch_model:
-    input:
-        lambda wildcards: study.models[wildcards.model].files,
     output:
         manifest=paths.MANIFEST,
         snapshot=directory(paths.SNAPSHOT),

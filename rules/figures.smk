@@ -4,7 +4,6 @@
 rule figure:
     input:
         table=paths.TABLE,
-        published=published_inputs,
     output:
         **{suffix: f"{paths.FIGURE}.{suffix}" for suffix in paths.FIGURE_FORMATS},
     log:

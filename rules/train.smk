@@ -11,7 +11,7 @@ rule train_nano:
         "results/benchmarks/train_nano/all.tsv"
     conda:
         "../envs/training.yaml"
-    threads: workflow.cores or 2
+    threads: workflow.resource_settings.cores or 2
     resources:
         mem_mb=8000,
         disk_mb=4000,

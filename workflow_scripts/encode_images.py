@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from reprscope import provenance
+from reprscope import fingerprints, provenance
 from reprscope.data.canonical import read_images
 from reprscope.device import lease
 from reprscope.job import job
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 def main(images: Path, manifest: Path, out: Path, spec: str, gpus: int, batch_size: int) -> None:
     """Write the posterior over latents of the shard's images."""
     settings = json.loads(spec)
+    fingerprints.check(settings["files"])
     frame = read_images(images, settings["shard"])
     with lease(gpus) as device:
         from reprscope.device import machine, torch_device

@@ -6,7 +6,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from reprscope import tasks
+from reprscope import fingerprints, tasks
 from reprscope.data.canonical import Annotations
 from reprscope.frames import write_frame
 from reprscope.job import job
@@ -27,6 +27,7 @@ def main(
 ) -> None:
     """Write the task's measurements at every position of the hook set."""
     settings = json.loads(spec)
+    fingerprints.check(settings["files"])
     task = tasks.load(settings["kind"])
     parameters = build(task.Parameters, settings["parameters"], entry=settings["kind"])
     files = iter(companions)

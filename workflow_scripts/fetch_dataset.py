@@ -4,8 +4,10 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from reprscope import fingerprints
 from reprscope.data import sources
 from reprscope.data.canonical import write_dataset
+from reprscope.errors import UserError
 from reprscope.job import job
 from reprscope.parameters import build
 
@@ -18,6 +20,10 @@ def main(folder: Path, spec: str, threads: int) -> None:
     settings = json.loads(spec)
     source = sources.load(settings["source"])
     parameters = build(source.Parameters, settings["parameters"], entry=settings["source"])
+    if fingerprints.together(sources.files(source, parameters)) != settings["files"]:
+        raise UserError(
+            f"Files of {folder.name} have changed since this run was planned: run again."
+        )
     write_dataset(source.build(parameters, threads), folder)
 
 

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from reprscope import fingerprints
 from reprscope.job import job
 from reprscope.models.fetch import fetch, write_manifest
 
@@ -13,7 +14,9 @@ if TYPE_CHECKING:
 
 def main(snapshot: Path, manifest: Path, spec: str) -> None:
     """Fill ``snapshot`` and write ``manifest``."""
-    origin = fetch(json.loads(spec), snapshot)
+    settings = json.loads(spec)
+    fingerprints.check(settings["files"])
+    origin = fetch(settings, snapshot)
     write_manifest(snapshot, manifest, spec=spec, origin=origin)
 
 

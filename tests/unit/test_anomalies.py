@@ -8,7 +8,6 @@ from reprscope import anomalies, specs
 from reprscope.anomalies import Detection
 from reprscope.coordinates import Affine
 from reprscope.errors import UserError
-from reprscope.provenance import file_digest
 from reprscope.store import Representations, writer
 from reprscope.study import parse, read
 from reprscope.tasks import anomalies as task
@@ -273,16 +272,6 @@ def test_origin_follows_what_values_depend_on_and_nothing_else(tmp_path):
     found = {origin(10 + n, *case) for n, case in enumerate(other)}
     assert len(found) == len(other)
     assert first not in found
-
-
-def test_the_digest_of_a_file_follows_its_bytes(tmp_path):
-    path = tmp_path / "labels.csv"
-    path.write_text("a")
-    first = file_digest(path)
-    path.write_text("b")
-    assert file_digest(path) != first
-    path.write_text("a")
-    assert file_digest(path) == first
 
 
 def test_a_measurement_follows_what_its_label_file_holds(tmp_path, monkeypatch):

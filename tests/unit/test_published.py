@@ -317,12 +317,11 @@ def test_figures_depend_on_the_index_and_read_only_the_files_that_match():
     assert [m["entry"] for m in spec["published"]["matches"]] == [m.entry for m in found(study)]
     assert spec["published"]["index"]["pck-by-timestep"]["item"] == "figure 7"
     assert published.files(["pck-by-timestep"]) == [
-        "resources/published/index.yaml",
-        "resources/published/pck_by_timestep.csv",
+        str(ROOT / "resources/published/pck_by_timestep.csv")
     ]
     assert published.files([]) == []
     nothing = json.loads(specs.figure(study_with(models=["own"]), "mine", "f"))
-    assert nothing["published"] == {"matches": [], "index": {}}
+    assert nothing["published"] == {"matches": [], "index": {}, "values": {}}
 
 
 def test_the_scorecard_has_every_number_and_ours_beside_those_that_are_measured():

@@ -1,8 +1,14 @@
-"""Where every file of ``results/`` is; the wildcards are the study's own names."""
+"""Where every file of ``results/`` is; the wildcards are the study's own names.
+
+``results/`` is in the folder in which Snakemake runs; what belongs to the project is found beside
+its Snakefile, wherever that is.
+"""
 
 import re
 from pathlib import Path
+from typing import Any
 
+PROJECT = Path(__file__).parents[2]
 DATASET = "results/datasets/{dataset}"
 IMAGES = DATASET + "/images.parquet"
 MODEL = "results/models/{model}"
@@ -23,11 +29,26 @@ DECODED = MEASUREMENT.replace("{hookset}", "latents")
 
 TABLE = "results/tables/{experiment}.parquet"
 SCORECARD = "results/tables/scorecard.parquet"
-PUBLISHED = "resources/published"
+PUBLISHED = str(PROJECT / "resources" / "published")
 SHAPES = "results/shapes.parquet"
 FIGURE = "results/figures/{experiment}/{figure}"
 FIGURE_FORMATS = ("json", "html", "svg", "png")
 REPORT = "results/report/index.html"
+
+
+def located(value: Any) -> Any:
+    """A study whose ``resources/…`` are those of the project where its own folder has none.
+
+    All other paths of a study are relative to the folder in which Snakemake runs.
+    """
+    if isinstance(value, dict):
+        return {key: located(entry) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [located(entry) for entry in value]
+    if isinstance(value, str) and value.startswith("resources/") and not Path(value).exists():
+        shipped = PROJECT / value
+        return str(shipped) if shipped.exists() else value
+    return value
 
 
 def timestep(path: str | Path) -> int:

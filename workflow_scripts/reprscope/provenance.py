@@ -24,11 +24,6 @@ def digest(value: object) -> str:
     return hashlib.sha256(canonical_json(value).encode()).hexdigest()[:16]
 
 
-def file_digest(path: Path) -> str:
-    """First 16 hex digits of the SHA-256 of a file."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
-
-
 def code_digest(script: Path, modules: Iterable[str] = ()) -> str:
     """Digest of a script and of everything in reprscope that it imports.
 

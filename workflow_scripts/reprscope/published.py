@@ -152,9 +152,8 @@ def index(folder: Path = Path(paths.PUBLISHED)) -> Mapping[str, Entry]:
 
 
 def files(names: Sequence[str], folder: Path = Path(paths.PUBLISHED)) -> list[str]:
-    """Files that hold the named entries, and the index; none for no names."""
-    used = dict.fromkeys(index(folder)[name].file for name in names)
-    return [str(folder / file) for file in ("index.yaml", *used)] if used else []
+    """Files that hold the values of the named entries."""
+    return [str(folder / file) for file in dict.fromkeys(index(folder)[n].file for n in names)]
 
 
 def values(entry: Entry, folder: Path = Path(paths.PUBLISHED)) -> pl.DataFrame:

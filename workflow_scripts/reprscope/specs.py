@@ -1,8 +1,9 @@
 """What each job depends on, as one canonical string.
 
 Snakemake re-runs a job when its ``spec`` changes. A spec holds exactly the settings that its
-stage reads and a digest of the code it runs; everything else a job depends on is an input file or
-stands in its path. The same string is stored in the output.
+stage reads, a digest of the code it runs and digests of the user's own files that it reads;
+everything else a job depends on is the output of another job or stands in its path. The same string
+is stored in the output.
 """
 
 from __future__ import annotations
@@ -13,10 +14,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from reprscope import paths, published, tasks, words
+from reprscope import fingerprints, paths, published, tasks, words
 from reprscope.comparison import matches
 from reprscope.models.denoiser import family
-from reprscope.provenance import canonical_json, code_digest, digest, file_digest
+from reprscope.provenance import canonical_json, code_digest, digest
 from reprscope.study import Measurement, ModelEntry, Study
 
 SCRIPTS = Path(__file__).parents[1]
@@ -36,6 +37,7 @@ def fetch_dataset(study: Study, dataset: str) -> str:
             "code": _code("fetch_dataset.py", f"reprscope.data.{entry.source}"),
             "source": entry.source,
             "parameters": asdict(entry.parameters),
+            "files": fingerprints.together(entry.files),
         }
     )
 
@@ -47,6 +49,7 @@ def fetch_model(study: Study, model: str) -> str:
         {
             "code": _code("fetch_model.py", f"reprscope.models.{entry.family}"),
             "path": entry.path,
+            "files": fingerprints.each(entry.files),
             "hub": _hub(entry),
             "family": entry.family,
             "untrained": entry.untrained,
@@ -76,6 +79,7 @@ def encode_images(study: Study, wildcards: Wildcards) -> str:
         {
             "code": _code("encode_images.py"),
             "view": asdict(study.views[wildcards["view"]]),
+            "files": fingerprints.each(study.views[wildcards["view"]].files),
             "resolution": int(wildcards["resolution"]),
             "pixels": wildcards["pixels"],
             "patch": family(study.models[wildcards["vae"]].family).PATCH,
@@ -171,7 +175,7 @@ def evaluate(study: Study, wildcards: Wildcards) -> str:
             "code": _code("evaluate.py", f"reprscope.tasks.{task.kind}"),
             "kind": task.kind,
             "parameters": asdict(task.parameters),
-            "files": {path: file_digest(Path(path)) for path in task.files},
+            "files": fingerprints.each(task.files),
             "protocol": protocol(wildcards["protocol"]),
             "companions": {
                 name: {
@@ -270,6 +274,7 @@ def scorecard(study: Study) -> str:
         {
             "code": _code("scorecard.py"),
             "index": {name: asdict(entry) for name, entry in published.index().items()},
+            "values": _values(list(published.index())),
             "experiments": [
                 {"name": name, "matches": [asdict(match) for match in found]}
                 for name, found in compared(study).items()
@@ -290,7 +295,13 @@ def _published(found: list[published.Match]) -> dict[str, Any]:
     return {
         "matches": [asdict(match) for match in found],
         "index": {match.entry: asdict(index[match.entry]) for match in found},
+        "values": _values([match.entry for match in found]),
     }
+
+
+def _values(entries: list[str]) -> dict[str, str]:
+    """Digests of the files of published values, by name: they come with the project."""
+    return {Path(file).name: fingerprints.content(file) for file in published.files(entries)}
 
 
 def report(study: Study) -> str:
