@@ -168,7 +168,7 @@ def scorecard_inputs():
 
 
 def report_inputs():
-    """Tables, figures, sizes and model manifests that the report shows."""
+    """Tables, figures, sizes, model manifests and records of datasets that the report shows."""
     experiments = study.experiments.values()
     stems = [
         paths.FIGURE.format(experiment=e.name, figure=f.name)
@@ -183,4 +183,5 @@ def report_inputs():
         "shapes": paths.SHAPES,
         "scorecard": paths.SCORECARD,
         "manifests": [paths.MANIFEST.format(model=name) for name in study.models_used],
+        "datasets": [paths.IMAGES.format(dataset=name) for name in study.datasets_used],
     }

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 from reprscope import benchmarks
+from reprscope.data.canonical import read_record
 from reprscope.files import write_text
 from reprscope.findings import of_blocks, of_experiment
 from reprscope.job import job
@@ -71,7 +72,32 @@ def scorecard(path: str) -> list[Section]:
     ]
 
 
-def main(manifests: list[str], shapes: str, card: str, folder: Path, out: str, spec: str) -> None:
+def datasets(images: list[str]) -> list[Section]:
+    """Read what sources did with their input; no section if none says anything."""
+    said = [
+        f"`{path.parent.name}`: {line}" for path in map(Path, images) for line in read_record(path)
+    ]
+    if not said:
+        return []
+    return [
+        Section(
+            name="datasets",
+            title="Datasets",
+            question="What was read, converted, left out and divided?",
+            found=said,
+        )
+    ]
+
+
+def main(
+    manifests: list[str],
+    images: list[str],
+    shapes: str,
+    card: str,
+    folder: Path,
+    out: str,
+    spec: str,
+) -> None:
     """Write the page."""
     settings = json.loads(spec)
     revisions = {
@@ -81,7 +107,12 @@ def main(manifests: list[str], shapes: str, card: str, folder: Path, out: str, s
     page = build(
         title=settings["title"],
         introduction=settings["introduction"],
-        sections=[*map(section, settings["sections"]), sizes(shapes), *scorecard(card)],
+        sections=[
+            *map(section, settings["sections"]),
+            *datasets(images),
+            sizes(shapes),
+            *scorecard(card),
+        ],
         runtimes=runtimes(benchmarks.read(folder)),
         provenance={**versions(), **revisions, **settings["provenance"]},
     )
@@ -92,6 +123,7 @@ if __name__ == "__main__":
     with job(snakemake.log[0], snakemake.threads, files=snakemake.input):
         main(
             manifests=list(snakemake.input.manifests),
+            images=list(snakemake.input.datasets),
             shapes=snakemake.input.shapes,
             card=snakemake.input.scorecard,
             folder=Path("results/benchmarks"),

@@ -2,15 +2,18 @@ import html
 import html.parser
 import json
 import re
+import runpy
 from pathlib import Path
 
 import polars as pl
 import pytest
 from reprscope import figures, report
+from reprscope.data.canonical import Dataset, write_dataset
 from reprscope.figures import render
 from reprscope.figures.theme import Theme
 from reprscope.findings import best
 from support import browser, tables
+from support.pictures import image_frame
 
 VOID = {"meta", "link", "br", "hr", "img", "input", "image", "use", "path", "rect", "line"}
 
@@ -330,3 +333,26 @@ def test_the_browser_helper_sees_errors_and_requests(tmp_path):
     assert any("thrown" in error for error in visit.errors)
     assert visit.requests == [(tmp_path / "missing.png").as_uri()]
     assert visit.charts == 0
+
+
+def test_what_sources_say_of_their_datasets_stands_in_the_report(tmp_path):
+    script = runpy.run_path(str(Path(report.__file__).parents[1] / "report.py"))
+    quiet = write(tmp_path / "menagerie", ())
+    assert script["datasets"]([quiet]) == []
+    said = ("2 images in the folder", "images with grey read as RGB: 1 (<a>.png)")
+    (section,) = script["datasets"]([quiet, write(tmp_path / "mine", said)])
+    assert section.found == [f"`mine`: {line}" for line in said]
+    text = report.build(
+        title="t",
+        introduction="",
+        sections=[section],
+        runtimes=report.runtimes(BENCHMARKS),
+        provenance={},
+    )
+    assert "<code>mine</code>: images with grey read as RGB: 1 (&lt;a&gt;.png)" in text
+
+
+def write(folder, record):
+    folder.mkdir()
+    write_dataset(Dataset(images=image_frame([(8, 8)]), record=record), folder)
+    return str(folder / "images.parquet")

@@ -307,6 +307,11 @@ class Study:
         used = [self.models[m] for e in self.experiments.values() for m in e.models]
         return list(dict.fromkeys(n for m in used for n in (m.name, m.shared_with)))
 
+    @property
+    def datasets_used(self) -> list[str]:
+        """Datasets that experiments name."""
+        return list(dict.fromkeys(name for e in self.experiments.values() for name in e.datasets))
+
     def positions(self, experiment: Experiment, model: str) -> list[str]:
         """Module paths that an experiment asks of a model, in network order."""
         if not experiment.positions:
