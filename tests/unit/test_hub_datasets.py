@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 from reprscope.data import cifar10, cifar100, huggingface, imagenet_subset, tiny_imagenet
 from reprscope.data.canonical import decode, encode_png, read_record
+from reprscope.data.wordnet import words
 from reprscope.errors import UserError
 from reprscope.parameters import build
 from support import miniatures
@@ -301,7 +302,7 @@ def test_tiny_imagenet_is_tested_on_valid_and_grey_becomes_rgb(fetched):
     images = fetched.images("tiny")
     counts = dict(images["split"].value_counts().iter_rows())
     assert counts == {"train": 12, "test": 6}
-    assert images["label"].to_list()[:12] == ["n01443537"] * 6 + ["n01629819"] * 6
+    assert images["label"].to_list()[:12] == ["goldfish"] * 6 + ["European fire salamander"] * 6
     for number, data in enumerate(images["image"].to_list()[:12]):
         original = miniatures.picture(64, 64, number, "jpeg", "L" if number % 3 == 2 else "RGB")
         with Image.open(io.BytesIO(data)) as picture:
@@ -309,6 +310,13 @@ def test_tiny_imagenet_is_tested_on_valid_and_grey_becomes_rgb(fetched):
             assert picture.format == ("PNG" if number % 3 == 2 else "JPEG")
         expected = Image.open(io.BytesIO(original["bytes"])).convert("RGB")
         assert np.array_equal(decode(data, ""), np.asarray(expected))
+
+
+def test_classes_of_imagenet_have_a_thousand_different_words():
+    assert len(words()) == len(set(words().values())) == 1000
+    assert words()["n02124075"] == "Egyptian cat"
+    cranes = {words()[name] for name in ("n02012849", "n03126707")}
+    assert cranes == {"crane bird", "construction crane"}
 
 
 def imagenet_rows(count: int) -> list[int]:

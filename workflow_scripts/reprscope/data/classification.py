@@ -66,7 +66,12 @@ class Parameters:
 
 
 def read(
-    parameters: Parameters, *, name: str, columns: Mapping[str, str], splits: Mapping[str, str]
+    parameters: Parameters,
+    *,
+    name: str,
+    columns: Mapping[str, str],
+    splits: Mapping[str, str],
+    words: Mapping[str, str] | None = None,
 ) -> Dataset:
     """Read a classification set.
 
@@ -78,7 +83,9 @@ def read(
     columns : mapping
         From image and label to the dataset's columns.
     splits : mapping
-        From train and test to the dataset's own splits.
+                From train and test to the dataset's own splits.
+    words : mapping, optional
+        Labels in the place of the dataset's own; those that are not in it stay.
 
     Raises
     ------
@@ -96,6 +103,8 @@ def read(
         chosen = sample(totals[split], parameters.images, parameters.seed)
         examples = source.examples(own, columns, rows=chosen)
         rows += image_rows(examples, f"{name}-{split}", split, record, columns)
+    for row in rows:
+        row["label"] = (words or {}).get(row["label"], row["label"])
     trained = [row for row in rows if row["split"] == "train"]
     drawn = divide(
         parameters.seed,

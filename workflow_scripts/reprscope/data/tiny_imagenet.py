@@ -1,7 +1,9 @@
 """Tiny ImageNet: 110,000 photographs of 64 x 64 pixels in 200 classes.
 
 Le, Yang: Tiny ImageNet Visual Recognition Challenge (2015). The labels of its own test images are
-not published: its validation images are the test split here. Some images are grey.
+not published: its validation images are the test split here. Some images are grey. Classes are
+named by words (:mod:`reprscope.data.wordnet`) where the dataset has numbers of synsets.
+
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ from dataclasses import dataclass, field
 
 from reprscope.data import classification
 from reprscope.data.canonical import Dataset
+from reprscope.data.wordnet import words
 
 RESOURCES = classification.RESOURCES
 
@@ -37,4 +40,5 @@ def build(parameters: Parameters, threads: int) -> Dataset:
         name="tiny-imagenet",
         columns={"image": "image", "label": "label"},
         splits={"train": "train", "test": "valid"},
+        words=words(),
     )
