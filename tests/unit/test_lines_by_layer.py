@@ -293,7 +293,7 @@ def test_mistakes_are_sentences():
 def test_captions_say_from_where_to_where():
     table = tables.layers()
     text = lines_by_layer.caption(table, Options())
-    assert "100 images" in text and "95 % bootstrap" in text
+    assert "100 images" in text and "95 % intervals" in text
     of = table.filter(pl.col("model") == "nano-sd")
     low, high = of["accuracy"].min(), of["accuracy"].max()
     assert f"nano-sd: {100 * low:.1f} % (" in text and f"to {100 * high:.1f} % (" in text
