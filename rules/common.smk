@@ -7,7 +7,7 @@ sys.path.insert(0, str(Path(workflow.basedir) / "workflow_scripts"))
 
 from snakemake.iocontainers import Wildcards
 
-from reprscope import failures, jobs, paths, specs, tasks
+from reprscope import failures, jobs, paths, specs, stale, tasks
 from reprscope.data.canonical import FILES
 from reprscope.device import count_gpus
 from reprscope.errors import UserError
@@ -28,6 +28,8 @@ TOGETHER = (
     if workflow.is_main_process
     else jobs.remembered()
 )
+if workflow.is_main_process:
+    stale.watch()
 GPU = (
     {"gpu": 1}
     if study.device == "cuda" or (study.device == "auto" and count_gpus())
@@ -115,6 +117,7 @@ def representations(wildcards, **changes):
 def evaluate_inputs(wildcards):
     """What a task reads: representations, those of its companions, offsets, and the dataset."""
     measured = specs.measured(study, wildcards)
+    task = study.tasks[wildcards.task]
     return {
         "offsets": [paths.OFFSETS.format(**wildcards)] if measured else [],
         "representations": representations(wildcards),
@@ -124,6 +127,11 @@ def evaluate_inputs(wildcards):
             for path in representations(wildcards, **changes)
         ],
         "images": paths.IMAGES.format(dataset=wildcards.dataset),
+        "annotations": [
+            file
+            for name, file in dataset_files(wildcards.dataset).items()
+            if name in tasks.needs(task.kind, task.parameters)
+        ],
     }
 
 

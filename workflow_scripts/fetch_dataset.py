@@ -24,7 +24,7 @@ def main(folder: Path, spec: str, threads: int) -> None:
         raise UserError(
             f"Files of {folder.name} have changed since this run was planned: run again."
         )
-    write_dataset(source.build(parameters, threads), folder)
+    write_dataset(source.build(parameters, threads), folder, spec=spec)
 
 
 if __name__ == "__main__":

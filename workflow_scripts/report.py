@@ -10,7 +10,7 @@ from reprscope.data.canonical import read_record
 from reprscope.files import write_text
 from reprscope.findings import of_blocks, of_experiment
 from reprscope.job import job
-from reprscope.provenance import versions
+from reprscope.provenance import digest, versions
 from reprscope.report import FigureEntry, Section, build, runtimes
 from reprscope.scorecard import sentences, summary
 
@@ -105,6 +105,7 @@ def main(
         for path in map(Path, manifests)
     }
     page = build(
+        spec=digest(spec),
         title=settings["title"],
         introduction=settings["introduction"],
         sections=[

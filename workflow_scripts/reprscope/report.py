@@ -105,6 +105,7 @@ def build(
     sections: Sequence[Section],
     runtimes: pl.DataFrame,
     provenance: Mapping[str, str],
+    spec: str = "",
 ) -> str:
     """Text of the page.
 
@@ -120,6 +121,8 @@ def build(
         As :func:`runtimes` gives it; may have no rows.
     provenance : mapping of str to str
         Versions, model revisions, settings; long values may have several lines.
+    spec : str
+        Digest of the study's part that the page shows, by which it is told from another's.
     """
     parts = [(name, [s for s in sections if s.part == name]) for name in (*PARTS, "")]
     parts = [(name, found) for name, found in parts if found]
@@ -136,6 +139,7 @@ def build(
 <meta charset="utf-8">
 <meta http-equiv="Content-Security-Policy" content="{POLICY}">
 <meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="spec" content="{spec}">
 <title>{html.escape(title)}</title>
 <link rel="icon" href="data:,">
 <style>{_STYLE}</style>

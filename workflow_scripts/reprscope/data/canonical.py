@@ -181,19 +181,21 @@ def _check_pairs(pairs: pl.DataFrame, images: pl.DataFrame) -> None:
             )
 
 
-def write_dataset(dataset: Dataset, folder: Path) -> None:
-    """Check a dataset and write it to ``folder``."""
+def write_dataset(dataset: Dataset, folder: Path, *, spec: str = "") -> None:
+    """Check a dataset and write it to ``folder``; every file carries ``spec``."""
     check(dataset)
     tables = {"images": dataset.images, "pairs": dataset.pairs, "keypoints": dataset.keypoints}
     for name, table in tables.items():
         if table is not None:
             with atomic(folder / f"{name}.parquet") as part:
-                table.write_parquet(part, metadata={RECORD: json.dumps(dataset.record)})
+                table.write_parquet(
+                    part, metadata={RECORD: json.dumps(dataset.record), "spec": spec}
+                )
     for line in dataset.record:
         log.info("%s", line)
     for name, maps in (("depth", dataset.depth), ("masks", dataset.masks)):
         if maps is not None:
-            write_maps(folder / FILES[name], maps)
+            write_maps(folder / FILES[name], maps, spec=spec)
 
 
 def read_record(path: Path) -> list[str]:
@@ -201,11 +203,12 @@ def read_record(path: Path) -> list[str]:
     return [str(line) for line in json.loads(pl.read_parquet_metadata(path).get(RECORD, "[]"))]
 
 
-def write_maps(path: Path, maps: Mapping[str, NDArray[Any]]) -> None:
+def write_maps(path: Path, maps: Mapping[str, NDArray[Any]], *, spec: str = "") -> None:
     """Write one (height, width) map per image; holds one map at a time."""
     import h5py
 
     with atomic(path) as part, h5py.File(part, "w", libver="latest") as file:
+        file.attrs["spec"] = spec
         for name, values in maps.items():
             reserve(file, values.nbytes)
             file.create_dataset(name, data=values, compression="lzf", fletcher32=True)

@@ -338,6 +338,11 @@ def measure(
     return pl.concat(frames)
 
 
+def needs(parameters: Parameters) -> frozenset[str]:
+    """Annotations that these settings need beside :data:`NEEDS`."""
+    return frozenset({"pairs"} if parameters.listed else ())
+
+
 def _first_pairs(annotations: Annotations, categories: Sequence[str]) -> list[tuple[str, str]]:
     """Target and source of the first test pair of each category."""
     if not categories:
