@@ -99,7 +99,7 @@ INPUTS = {
     "results/datasets/creatures/images.parquet": "encode_images",
     "results/datasets/creatures/pairs.parquet": "evaluate",
     "results/models/nano-sd/manifest.json": "encode_prompts",
-    "results/latents/creatures/identity/nano-sd/64px_11/0of1.h5": "extract",
+    "results/latents/creatures/identity/nano-sd/64px_symmetric/0of1.h5": "extract",
     "results/prompts/nano-sd/empty.h5": "extract",
     f"results/representations/creatures/identity/{MADE}/means/0of1.h5": "evaluate",
     f"results/measurements/probe/creatures/identity/{MADE}/means.parquet": "tabulate",
