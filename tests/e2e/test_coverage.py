@@ -7,7 +7,7 @@ import pytest
 from benchmarks.coverage.outcome import Covered, Finding, Rate, rates
 from benchmarks.coverage.run import PAGE, RESULTS, ROOT, available, cases, fill, run
 
-REPLICATES = 60
+REPLICATES = 24
 
 
 @pytest.mark.parametrize("task", available())

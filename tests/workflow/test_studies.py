@@ -240,9 +240,9 @@ def test_its_figures_can_be_drawn_from_the_table_that_the_experiment_makes(
         module.draw(frame, options, study.theme)
         caption = module.caption(frame, options)
         # The caption names the protocol unless it is the right one.
-        assert ("protocol thesis" in caption) == (
-            name in ("thesis", "paper") and "standard" not in figure.name
-        )
+        drawn = figure.options.filter.get("protocol", "") if hasattr(options, "filter") else ""
+        published = name in ("thesis", "paper") and "standard" not in figure.name
+        assert ("protocol thesis" in caption) == (published or drawn == "thesis")
 
 
 def _published_values_have_a_row(study, name, experiment, table):

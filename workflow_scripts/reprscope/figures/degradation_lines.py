@@ -194,7 +194,8 @@ def draw(table: pl.DataFrame, options: Options, theme: Theme) -> alt.TopLevelMix
     interval = options.low in rows.columns and options.high in rows.columns
     published = frames.published_columns(rows, options.metric)[:1]
     tallest = [options.metric, *([options.high] * interval), *published]
-    top = max(float(rows[c].max()) for c in tallest)  # type: ignore[arg-type]
+    # Few images have no intervals: a column may hold no number at all.
+    top = max(float(rows[c].fill_null(0.0).max()) for c in tallest)  # type: ignore[arg-type]
     # Bands are cut off: that of a block just above chance may be as high as all lines together.
     lowest = min(0.0, float(rows["change"].min() or 0))  # type: ignore[arg-type]
     highest = max(0.0, float(rows["change"].max() or 0))  # type: ignore[arg-type]
