@@ -28,8 +28,8 @@ onstart:
     failures.retry_only_what_may_end_otherwise(workflow.scheduler)
 
 
-# After all that Snakemake says, so that the last lines on the terminal are those for the user.
 onerror:
+    # After all that Snakemake says, so that the last lines on the terminal are those for the user.
     atexit.register(
         print,
         *failures.sentences(workflow.scheduler.failed),
@@ -37,6 +37,7 @@ onerror:
         file=sys.stderr,
         flush=True,
     )
+    report_anyway()
 
 
 rule all:

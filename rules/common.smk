@@ -1,6 +1,8 @@
 # Input functions and resources; the thinking is in workflow_scripts/reprscope.
 import atexit
+import os
 import sys
+from importlib import import_module
 from pathlib import Path
 
 sys.path.insert(0, str(Path(workflow.basedir) / "workflow_scripts"))

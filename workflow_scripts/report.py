@@ -1,7 +1,9 @@
 """Write the report: one page with everything that the study found."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
@@ -18,20 +20,29 @@ if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
 
 
-def section(entry: dict[str, Any]) -> Section:
-    """Read one experiment's table and figures."""
-    drawn = [figure(stem) for stem in entry["figures"]]
+INCOMPLETE = "This report is not complete, since a part of the last run failed; see below for what."
+
+
+def section(entry: dict[str, Any], failed: Mapping[str, str]) -> Section:
+    """Read one experiment's table and figures, and say which of them are missing."""
+    drawn = [figure(stem) for stem in entry["figures"] if stem not in failed]
     moved = [f.spec["usermeta"]["found"] for f in drawn if "found" in f.spec["usermeta"]]
-    found = of_experiment(entry["kind"], pl.read_parquet(entry["table"]))
+    there = entry["table"] not in failed
+    found = of_experiment(entry["kind"], pl.read_parquet(entry["table"])) if there else None
     return Section(
         name=entry["name"],
         title=entry["title"],
         question=entry["question"],
         part=entry["part"],
-        found=[*moved, *found.sentences],
+        found=[*moved, *(found.sentences if found else [])],
         description=entry["description"],
+        failed=[
+            f"`{path}` is missing. {failed[path]}"
+            for path in (entry["table"], *entry["figures"])
+            if path in failed
+        ],
         figures=drawn,
-        table=found.table,
+        table=found.table if found else None,
     )
 
 
@@ -44,19 +55,25 @@ def figure(stem: str) -> FigureEntry:
     )
 
 
-def sizes(path: str) -> Section:
+def sizes(path: str, failed: Mapping[str, str]) -> list[Section]:
     """Read the sizes of representations."""
-    return Section(
-        name="sizes-of-representations",
-        title="Sizes of representations",
-        question="How many tokens and channels does each block put out?",
-        description="Each model at the native size of its images.",
-        table=of_blocks(pl.read_parquet(path)),
-    )
+    if path in failed:
+        return []
+    return [
+        Section(
+            name="sizes-of-representations",
+            title="Sizes of representations",
+            question="How many tokens and channels does each block put out?",
+            description="Each model at the native size of its images.",
+            table=of_blocks(pl.read_parquet(path)),
+        )
+    ]
 
 
-def scorecard(path: str) -> list[Section]:
+def scorecard(path: str, failed: Mapping[str, str]) -> list[Section]:
     """Read the comparison with published values; no section if the study measures none again."""
+    if path in failed:
+        return []
     card = pl.read_parquet(path)
     if not card["ours"].count():
         return []
@@ -97,22 +114,31 @@ def main(
     folder: Path,
     out: str,
     spec: str,
+    failed: Mapping[str, str] = MappingProxyType({}),
 ) -> None:
-    """Write the page."""
+    """Write the page.
+
+    After a run that failed, ``failed`` says of tables, figures (without a suffix) and other inputs
+    that it did not make why; what an earlier run left of them is not read.
+    """
     settings = json.loads(spec)
     revisions = {
         f"model {path.parent.name}": f"revision {json.loads(path.read_text())['revision']}"
         for path in map(Path, manifests)
+        if str(path) not in failed
     }
+    sections = [section(entry, failed) for entry in settings["sections"]]
+    if failed:
+        settings["introduction"] = f"{INCOMPLETE}\n\n{settings['introduction']}"
     page = build(
         spec=digest(spec),
         title=settings["title"],
         introduction=settings["introduction"],
         sections=[
-            *map(section, settings["sections"]),
-            *datasets(images),
-            sizes(shapes),
-            *scorecard(card),
+            *sections,
+            *datasets([path for path in images if path not in failed]),
+            *sizes(shapes, failed),
+            *scorecard(card, failed),
         ],
         runtimes=runtimes(benchmarks.read(folder)),
         provenance={**versions(), **revisions, **settings["provenance"]},

@@ -10,9 +10,10 @@ import numpy as np
 import polars as pl
 import pytest
 import summarise
-from reprscope import figures, published, specs, tasks
+from reprscope import drawable, figures, published, specs, tasks
 from reprscope.comparison import matches
 from reprscope.figures.repeated import over
+from reprscope.labels import KEYS
 from reprscope.parameters import build
 from reprscope.study import parse, read
 from support.fakes import FakeAnnotations, FakeRepresentations, pair
@@ -229,6 +230,11 @@ def test_its_figures_can_be_drawn_from_the_table_that_the_experiment_makes(
         spec=json.dumps(settings),
     )
     table = pl.read_parquet(tmp_path / "table.parquet")
+    # What figures are checked against when the study is read.
+    assert [c for c in table.columns if c not in KEYS] == list(task.TABLE_COLUMNS)
+    for column, values in drawable.known(study, entry).items():
+        if column != "image_id":  # of the nine images, see above
+            assert set(table[column].drop_nulls()) <= set(values), column
     _published_values_have_a_row(study, name, entry, table)
     assert entry.figures
     for figure in entry.figures:

@@ -121,19 +121,61 @@ def sentences(failed: Iterable[Any]) -> list[str]:
     failed : iterable of snakemake.jobs.Job
         Jobs that failed for good.
     """
-    found: dict[str, bool] = {}
-    for job in (member for each in failed for member in getattr(each, "jobs", [each])):
-        for log in job.log:
-            state = read(log)
-            if state is None:
-                said = f"A job of rule {job.rule.name} did not start, or left no word; see {log}."
-            else:
-                said = state.sentence or (
-                    f"A job of rule {job.rule.name} was killed, perhaps for lack of memory or "
-                    f"time: run again, with more of it if {log} shows no other reason."
-                )
-            found[said] = state is not None and state.mendable
+    found = {
+        said: mendable
+        for job in failed
+        for member in getattr(job, "jobs", [job])
+        for said, mendable in _said(member)
+    }
     ordered = sorted(found, key=lambda sentence: found[sentence])
     more = len(ordered) - MOST
     first = [f"{more} more jobs failed; their logs say why."] if more > 0 else []
     return [f"reprscope: {sentence}" for sentence in first + ordered[-MOST:]]
+
+
+def unmade(failed: Iterable[Any], left: Iterable[Any]) -> dict[str, str]:
+    """What a run that failed was to make and did not, and why.
+
+    Parameters
+    ----------
+    failed : iterable of snakemake.jobs.Job
+        Jobs that failed for good.
+    left : iterable of snakemake.jobs.Job
+        All jobs that were to run and did not end well.
+
+    Returns
+    -------
+    dict of path to sentence
+        Figures stand under their path without a suffix.
+    """
+    own = {
+        output: said
+        for job in failed
+        for member in getattr(job, "jobs", [job])
+        for said, _ in _said(member)
+        for output in map(str, member.output)
+    }
+    found = {}
+    for job in left:
+        for output in map(str, job.output):
+            reason = own.get(output, "What it is made from could not be made.")
+            found[output] = reason
+            if job.rule.name == "figure":
+                found[output.rsplit(".", 1)[0]] = reason
+    return found
+
+
+def _said(job: Any) -> list[tuple[str, bool]]:
+    """What a job that failed left to say, one entry for each of its logs, and if it is mendable."""
+    found = []
+    for log in job.log:
+        state = read(log)
+        if state is None:
+            said = f"A job of rule {job.rule.name} did not start, or left no word; see {log}."
+        else:
+            said = state.sentence or (
+                f"A job of rule {job.rule.name} was killed, perhaps for lack of memory or time: "
+                f"run again, with more of it if {log} shows no other reason."
+            )
+        found.append((said, state is not None and state.mendable))
+    return found

@@ -59,6 +59,8 @@ class Section:
         Sentences computed from the tables; the first may open the part.
     description : str
         How it was measured.
+    failed : sequence of str
+        What is not there, and why.
     """
 
     name: str
@@ -67,6 +69,7 @@ class Section:
     part: str = ""
     found: Sequence[str] = ()
     description: str = ""
+    failed: Sequence[str] = ()
     figures: Sequence[FigureEntry] = field(default_factory=list)
     table: pl.DataFrame | None = None
 
@@ -202,12 +205,13 @@ def _section(section: Section, before: int, level: int) -> str:
     table = ""
     if section.table is not None and len(section.table):
         table = _table(section.table, label=f"Numbers of {section.title}")
+    failed = "".join(f'<p class="failed">{_text(sentence)}</p>\n' for sentence in section.failed)
     anchor = _anchor(section.name)
     return f"""<section id="{anchor}" aria-labelledby="{anchor}-title">
 <h{level} id="{anchor}-title">{_text(section.title)}</h{level}>
 <p class="question">{_text(section.question)}</p>
 {f'<ul class="found">{found}</ul>' if found else ""}
-{figures}
+{failed}{figures}
 {table}
 </section>
 """
@@ -394,6 +398,7 @@ h3 { font-size: 1.15rem; line-height: 1.25; letter-spacing: -.01em; margin: 0 0 
 .part > section { margin-top: 2.4rem; scroll-margin-top: 1rem; }
 .opening { font-size: 1.15rem; }
 .opening a { white-space: nowrap; font-size: .88em; }
+.failed { padding-left: .8rem; border-left: .25rem solid currentColor; }
 p, ul.found { max-width: 42rem; margin: 0 0 .9rem; }
 a { color: var(--accent); text-decoration-thickness: 1px; text-underline-offset: .15em; }
 code { font: .88em/1 ui-monospace, "Liberation Mono", Menlo, Consolas, monospace;

@@ -17,7 +17,7 @@ from typing import Any, Literal, cast
 
 import yaml
 
-from reprscope import figures, paths, tasks
+from reprscope import drawable, figures, paths, tasks
 from reprscope.data import sources
 from reprscope.errors import UserError
 from reprscope.figures.theme import Theme
@@ -636,6 +636,7 @@ def _check_experiment(study: Study, experiment: Experiment) -> None:
                     f"timesteps of {name}."
                 )
         study.hooksets_of(experiment, name)
+    drawable.check(study, experiment)
 
 
 def _check_prompt(study: Study, prompt: str, dataset: str, where: str) -> None:

@@ -1,12 +1,14 @@
 """Figures: one module per kind, each a table in and an Altair chart out.
 
 A kind is a module of this package with ``Options`` (a frozen dataclass of its settings),
-``draw(table, options, theme)`` and ``caption(table, options)``. To add one, add a file.
+``needs(options)``, ``draw(table, options, theme)`` and ``caption(table, options)``. To add one, add
+a file.
 """
 
 from __future__ import annotations
 
 import pkgutil
+from collections.abc import Sequence
 from importlib import import_module
 from typing import Any, Protocol, cast
 
@@ -23,6 +25,9 @@ class Figure(Protocol):
     """What a module of a figure kind provides."""
 
     Options: type[Any]
+
+    def needs(self, options: Any, /) -> Sequence[str]:
+        """Columns of a table without which the figure cannot be drawn."""
 
     def draw(self, table: pl.DataFrame, options: Any, theme: Theme) -> alt.TopLevelMixin:
         """Draw the rows of a table."""

@@ -58,10 +58,26 @@ class Options:
     title: str = ""
 
 
+def needs(options: Options) -> list[str]:
+    """Columns that the figure needs."""
+    return [
+        "task",
+        "model",
+        "image_id",
+        "kind",
+        "position",
+        "png",
+        "row",
+        "col",
+        "similarity",
+        "norm",
+        "reference_x",
+        "reference_y",
+    ]
+
+
 def _rows(table: pl.DataFrame, options: Options) -> pl.DataFrame:
-    columns = ["task", "model", "image_id", "kind", "position", "png", "row", "col"]
-    columns += ["similarity", "norm", "reference_x", "reference_y"]
-    rows = frames.select(table, options.filter, columns)
+    rows = frames.select(table, options.filter, needs(options))
     there = frames.distinct(rows, "image_id")
     rows = frames.select(
         rows, {"image_id": list(options.images) or there[: options.max_images]}, []

@@ -55,9 +55,14 @@ class Options:
     height: int = 200
 
 
+def needs(options: Options) -> list[str]:
+    """Columns that the figure needs."""
+    return [options.panel, options.series, "position", options.metric]
+
+
 def _rows(table: pl.DataFrame, options: Options) -> pl.DataFrame:
     """The columns and rows the figure shows, blocks in network order."""
-    wanted = [options.panel, options.series, "position", options.metric]
+    wanted = needs(options)
     rows = frames.select(table, options.filter, wanted)
     frames.one_row_per(rows, [options.panel, options.series, "position"])
     extra = [options.low, options.high, options.reference, "images", "pairs", "points"]

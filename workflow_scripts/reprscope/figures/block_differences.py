@@ -73,6 +73,19 @@ class Options:
     x_title: str = ""
 
 
+def needs(options: Options) -> list[str]:
+    """Columns that the figure needs."""
+    return [
+        options.panel,
+        options.compare,
+        "position",
+        options.metric,
+        options.low,
+        options.high,
+        *(f"{options.difference}{end}" for end in ("", "_low", "_high")),
+    ]
+
+
 def _rows(table: pl.DataFrame, options: Options) -> pl.DataFrame:
     """One row for each panel and block with both values and their difference."""
     names = [options.metric, options.low, options.high]
@@ -80,7 +93,7 @@ def _rows(table: pl.DataFrame, options: Options) -> pl.DataFrame:
     chosen = frames.select(
         table,
         {**options.filter, options.compare: [options.first, options.second]},
-        [options.panel, "position", *names, *given.values()],
+        needs(options),
     )
     keys = [options.panel, "position"]
     frames.one_row_per(chosen, [*keys, options.compare])

@@ -50,8 +50,13 @@ class Options:
     legend_title: str = ""
 
 
+def needs(options: Options) -> list[str]:
+    """Columns that the figure needs."""
+    return [options.panel, options.columns, "position", options.metric]
+
+
 def _rows(table: pl.DataFrame, options: Options) -> pl.DataFrame:
-    wanted = [options.panel, options.columns, "position", options.metric]
+    wanted = needs(options)
     rows = frames.select(table, options.filter, wanted)
     frames.one_row_per(rows, wanted[:3])
     order = in_network_order(rows["position"])

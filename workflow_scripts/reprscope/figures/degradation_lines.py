@@ -78,6 +78,11 @@ class Options:
     height: int = 170
 
 
+def needs(options: Options) -> list[str]:
+    """Columns that the figure needs."""
+    return ["view", "position", options.metric]
+
+
 def _degradations(table: pl.DataFrame, options: Options) -> dict[str, str]:
     """Undegraded view of each degradation that is drawn."""
     views = frames.distinct(table, "view")
@@ -104,7 +109,7 @@ def _with_chance(rows: pl.DataFrame, table: pl.DataFrame, options: Options) -> p
 
 def _rows(table: pl.DataFrame, options: Options) -> pl.DataFrame:
     """Rows with the columns ``degradation``, ``step``, ``block`` and ``change``."""
-    wanted = ["view", "position", options.metric]
+    wanted = needs(options)
     rows = _chosen(table, options, wanted)
     frames.one_row_per(rows, ["view", "position"])
     rows = _with_chance(rows, table, options)

@@ -69,10 +69,23 @@ class Options:
     x_title: str = "gain in PCK, percentage points"
 
 
+def needs(options: Options) -> list[str]:
+    """Columns that the figure needs."""
+    return [
+        options.variant,
+        options.panel,
+        options.metric,
+        options.low,
+        options.high,
+        "position",
+        options.score,
+        "estimator",
+    ]
+
+
 def _rows(table: pl.DataFrame, options: Options) -> pl.DataFrame:
     """Rows to draw, in the order of the table, with ``block`` and numbers in percentage points."""
-    needed = [options.variant, options.panel, options.metric, options.low, options.high, "position"]
-    chosen = frames.select(table, options.filter, [*needed, options.score, "estimator"])
+    chosen = frames.select(table, options.filter, needs(options))
     chosen = chosen.filter(pl.col(options.metric).is_not_null())
     if chosen.is_empty():
         raise UserError(

@@ -56,9 +56,14 @@ class Options:
     legend_title: str = ""
 
 
+def needs(options: Options) -> list[str]:
+    """Columns that the figure needs."""
+    return [options.panel, "position", "estimator", "by", "value", "pairs", options.metric]
+
+
 def _rows(table: pl.DataFrame, options: Options) -> pl.DataFrame:
     """Cells: ``row`` and ``column``, their texts; blocks in network order, then baselines."""
-    wanted = [options.panel, "position", "estimator", "by", "value", "pairs", options.metric]
+    wanted = needs(options)
     rows = frames.select(table, options.filter, wanted)
     if options.by:
         rows = frames.select(rows, {"by": list(options.by)}, [])

@@ -66,11 +66,18 @@ class Options:
     title: str = ""
 
 
+def needs(options: Options) -> list[str]:
+    """Columns that the figure needs."""
+    return [
+        *(f"{axis}{end}" for axis in (options.x, options.y) for end in ("", "_end")),
+        options.weight,
+        options.rows,
+        options.column,
+    ]
+
+
 def _rows(table: pl.DataFrame, options: Options) -> pl.DataFrame:
-    cells = [options.x, f"{options.x}_end", options.y, f"{options.y}_end"]
-    rows = frames.select(
-        table, options.filter, [*cells, options.weight, options.rows, options.column]
-    )
+    rows = frames.select(table, options.filter, needs(options))
     frames.one_row_per(rows, [options.rows, options.column, options.x, options.y])
     return rows
 

@@ -66,9 +66,14 @@ class Options:
     height: int = 300
 
 
+def needs(options: Options) -> list[str]:
+    """Columns that the figure needs."""
+    return [options.panel, "position", "estimator", "alpha", options.metric]
+
+
 def _rows(table: pl.DataFrame, options: Options) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Rows of the blocks, in network order with ``block``, and of the baselines."""
-    wanted = [options.panel, "position", "estimator", "alpha", options.metric]
+    wanted = needs(options)
     every = {"alpha": table["alpha"].unique().to_list()} if "alpha" in table.columns else {}
     chosen = frames.select(table, every | dict(options.filter), wanted)
     extra = [options.low, options.high, "pairs", "points"]

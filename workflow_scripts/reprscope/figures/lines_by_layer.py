@@ -102,11 +102,22 @@ class Options:
             raise UserError("domain and rule must be above 0 on a logarithmic axis.")
 
 
+def needs(options: Options) -> list[str]:
+    """Columns that the figure needs."""
+    return [
+        *([options.panel] if options.panel else []),
+        options.series,
+        "position",
+        options.metric,
+        *([options.rule] if isinstance(options.rule, str) and options.rule else []),
+    ]
+
+
 def _rows(table: pl.DataFrame, options: Options) -> pl.DataFrame:
     """Chosen rows in network order, with ``layer`` (label) and ``order`` (place on the axis)."""
     named = [options.panel] if options.panel else []
     ruled = [options.rule] if isinstance(options.rule, str) and options.rule else []
-    wanted = [*named, options.series, "position", options.metric, *ruled]
+    wanted = needs(options)
     rows = frames.select(table, options.filter, wanted)
     frames.one_row_per(rows, [*named, options.series, "position"])
     extra = [c for c in (options.low, options.high, *_COUNTS) if c in rows.columns]

@@ -80,11 +80,19 @@ class Options:
             raise UserError(f"form is {self.form!r}; use one of: lines, counts.")
 
 
+def needs(options: Options) -> list[str]:
+    """Columns that the figure needs."""
+    return [
+        *(c for c in (options.panel, options.series, options.x) if c),
+        *(COUNTS if options.form == "counts" else [options.metric]),
+    ]
+
+
 def _rows(table: pl.DataFrame, options: Options) -> pl.DataFrame:
     """Chosen rows, one for each panel, series and place on the axis, sorted along it."""
     keys = [c for c in (options.panel, options.series, options.x) if c]
     values = list(COUNTS) if options.form == "counts" else [options.metric]
-    rows = frames.select(table, options.filter, [*keys, *values])
+    rows = frames.select(table, options.filter, needs(options))
     if options.form == "counts":
         # The same counts stand beside each score.
         keys.remove(options.series)

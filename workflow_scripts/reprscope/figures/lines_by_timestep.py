@@ -79,9 +79,14 @@ class Options:
     height: int = 240
 
 
+def needs(options: Options) -> list[str]:
+    """Columns that the figure needs."""
+    return [options.panel, options.x, "position", options.metric]
+
+
 def _rows(table: pl.DataFrame, options: Options) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Rows of the lines, in network order, and of the rules: panel, baseline, value."""
-    wanted = [options.panel, options.x, "position", options.metric]
+    wanted = needs(options)
     chosen = frames.select(table, options.filter, wanted)
     rules = pl.DataFrame(
         schema={options.panel: chosen.schema[options.panel], "baseline": pl.String, "value": float}

@@ -11,7 +11,7 @@ import base64
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import altair as alt
 import numpy as np
@@ -115,6 +115,10 @@ def grid(tokens: pl.DataFrame, column: str) -> NDArray[Any]:
     return tokens.sort("row", "col")[column].to_numpy().reshape(height, width)
 
 
+DRAWN: Final = ("image_id", "kind", "position", "png")
+"""Columns that every table of maps has."""
+
+
 def choose(
     table: pl.DataFrame,
     filters: Mapping[str, Any],
@@ -128,7 +132,7 @@ def choose(
 
     Without ``images`` the first ``max_images`` are taken; without ``positions`` all.
     """
-    rows = frames.select(table, filters, [*columns, "image_id", "kind", "position", "png"])
+    rows = frames.select(table, filters, [*columns, *DRAWN])
     there = frames.distinct(rows, "image_id")
     rows = frames.select(rows, {"image_id": list(images) or there[:max_images]}, [])
     if positions:

@@ -34,8 +34,13 @@ class Options:
     title: str = ""
 
 
+def needs(options: Options) -> list[str]:
+    """Columns that the figure needs."""
+    return [*KEYS, "image_id", "mixing", "png"]
+
+
 def _rows(table: pl.DataFrame, options: Options) -> pl.DataFrame:
-    rows = frames.select(table, options.filter, [*KEYS, "mixing", "png"])
+    rows = frames.select(table, options.filter, needs(options))
     frames.one_row_per(rows, KEYS)
     return rows
 

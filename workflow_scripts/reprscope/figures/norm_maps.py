@@ -77,10 +77,23 @@ class Options:
             raise UserError(f"column {self.column} is one of the rows: choose another.")
 
 
+def needs(options: Options) -> list[str]:
+    """Columns that the figure needs."""
+    return [
+        "kind",
+        "position",
+        "row",
+        "col",
+        options.metric,
+        options.column,
+        *options.rows,
+        "image_id",
+    ]
+
+
 def _maps(table: pl.DataFrame, options: Options) -> pl.DataFrame:
     """Rows with the tokens that the figure draws."""
-    wanted = ["kind", "position", "row", "col", options.metric, options.column, *options.rows]
-    table = frames.select(table, options.filter, [*wanted, "image_id"])
+    table = frames.select(table, options.filter, needs(options))
     maps = frames.select(table, {"kind": "map" if options.show == "images" else "mean"}, [])
     if options.positions:
         maps = frames.select(maps, {"position": list(options.positions)}, [])

@@ -61,12 +61,27 @@ class Options:
     title: str = ""
 
 
+def needs(options: Options) -> list[str]:
+    """Columns that the figure needs."""
+    return [
+        "kind",
+        "of",
+        "model",
+        "x",
+        "y",
+        "cell",
+        "points",
+        options.metric,
+        options.across,
+        "position",
+    ]
+
+
 def _rows(table: pl.DataFrame, options: Options) -> pl.DataFrame:
-    needed = ["model", "x", "y", "cell", "points", options.metric, options.across, "position"]
     filters = {"kind": "offset", "of": options.of} | dict(options.filter)
     if options.positions:
         filters["position"] = list(options.positions)
-    rows = frames.select(table, filters, needed)
+    rows = frames.select(table, filters, needs(options))
     frames.one_row_per(rows, [options.across, "position", "x", "y"])
     return rows
 

@@ -19,7 +19,7 @@ from PIL import Image, ImageDraw
 
 from reprscope.errors import UserError
 from reprscope.figures import frames
-from reprscope.figures.maps import Picture, Text, canvas, choose, grid, photo_url, png_url
+from reprscope.figures.maps import DRAWN, Picture, Text, canvas, choose, grid, photo_url, png_url
 from reprscope.figures.theme import Theme
 from reprscope.figures.transfer_maps import wheel
 from reprscope.labels import block_label, in_network_order
@@ -82,6 +82,11 @@ class Options:
             raise UserError(f"columns is {self.columns}: give at least 2.")
 
 
+def needs(options: Options) -> list[str]:
+    """Columns that the figure needs."""
+    return [*DRAWN, "model", "estimator", *_PLACES]
+
+
 def _rows(table: pl.DataFrame, options: Options) -> pl.DataFrame:
     # Scores are of no single image.
     return choose(
@@ -90,7 +95,7 @@ def _rows(table: pl.DataFrame, options: Options) -> pl.DataFrame:
         images=options.images,
         positions=options.positions,
         max_images=options.max_images,
-        columns=["model", "estimator", *_PLACES],
+        columns=needs(options),
     )
 
 

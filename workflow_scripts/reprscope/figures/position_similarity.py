@@ -59,9 +59,13 @@ class Options:
 _PLACE = ("reference_row", "reference_col")
 
 
+def needs(options: Options) -> list[str]:
+    """Columns that the figure needs."""
+    return [options.panel, options.metric, "position", "row", "col", *_PLACE]
+
+
 def _rows(table: pl.DataFrame, options: Options) -> pl.DataFrame:
-    columns = [options.panel, options.metric, "position", "row", "col", *_PLACE]
-    rows = frames.select(table, options.filter, columns)
+    rows = frames.select(table, options.filter, needs(options))
     if options.positions:
         rows = frames.select(rows, {"position": list(options.positions)}, [])
     frames.one_row_per(rows, [options.panel, "position", *_PLACE, "row", "col"])

@@ -14,6 +14,7 @@ import polars as pl
 from reprscope.errors import UserError
 from reprscope.figures import frames
 from reprscope.figures.maps import (
+    DRAWN,
     Picture,
     Text,
     canvas,
@@ -80,6 +81,11 @@ class Options:
     legend_title: str = ""
 
 
+def needs(options: Options) -> list[str]:
+    """Columns that the figure needs."""
+    return [*DRAWN, "model", options.metric, "row", "col", "reference_x", "reference_y"]
+
+
 def _rows(table: pl.DataFrame, options: Options) -> pl.DataFrame:
     return choose(
         table,
@@ -87,7 +93,7 @@ def _rows(table: pl.DataFrame, options: Options) -> pl.DataFrame:
         images=options.images,
         positions=options.positions,
         max_images=options.max_images,
-        columns=["model", options.metric, "row", "col", "reference_x", "reference_y"],
+        columns=needs(options),
     )
 
 

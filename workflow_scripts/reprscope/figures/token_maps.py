@@ -12,7 +12,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from reprscope.figures import frames
-from reprscope.figures.maps import Picture, Text, canvas, choose, grid, photo_url, png_url
+from reprscope.figures.maps import DRAWN, Picture, Text, canvas, choose, grid, photo_url, png_url
 from reprscope.figures.theme import Theme
 from reprscope.labels import block_label, in_network_order
 
@@ -51,6 +51,11 @@ class Options:
     title: str = ""
 
 
+def needs(options: Options) -> list[str]:
+    """Columns that the figure needs."""
+    return [*DRAWN, "model", *COLUMNS]
+
+
 def _rows(table: pl.DataFrame, options: Options) -> pl.DataFrame:
     return choose(
         table,
@@ -58,7 +63,7 @@ def _rows(table: pl.DataFrame, options: Options) -> pl.DataFrame:
         images=options.images,
         positions=options.positions,
         max_images=options.max_images,
-        columns=["model", *COLUMNS],
+        columns=needs(options),
     )
 
 

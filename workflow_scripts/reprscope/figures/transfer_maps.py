@@ -102,9 +102,13 @@ class Example:
         return max(int(self.picture[f"{p}{side}"]) for p in ("", "source_") for side in SIDES)
 
 
+def needs(options: Options) -> list[str]:
+    """Columns that the figure needs."""
+    return ["model", "image_id", "source_id", "kind", "position", "png", *_MAP, *_VALUES]
+
+
 def _examples(table: pl.DataFrame, options: Options) -> list[Example]:
-    needed = ["model", "image_id", "source_id", "kind", "position", "png", *_MAP, *_VALUES]
-    rows = frames.select(table, options.filter, needed)
+    rows = frames.select(table, options.filter, needs(options))
     if options.images:
         rows = frames.select(rows, {"image_id": list(options.images)}, [])
     pictures = rows.filter(pl.col("kind") == "image")

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 from reprscope.errors import UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     import polars as pl
 
@@ -48,6 +48,9 @@ class Task(Protocol):
 
     PROTOCOL: frozenset[str]
     """Parts of the protocol that ``measure`` takes as keywords, for instance ``coordinates``."""
+
+    TABLE_COLUMNS: Sequence[str]
+    """Columns of an experiment's table beside those that say what a row was measured on."""
 
     def measure(
         self,

@@ -58,6 +58,25 @@ if TYPE_CHECKING:
 NEEDS: Final[frozenset[str]] = frozenset()
 STORES: Final = frozenset({"tokens"})
 PROTOCOL: Final[frozenset[str]] = frozenset()
+TABLE_COLUMNS: Final = (
+    "kind",
+    "group",
+    "detected",
+    "images",
+    "all_images",
+    "image_share",
+    "patches",
+    "patch_share",
+    "relative_norm",
+    "threshold",
+    "chosen",
+    "score",
+    "value",
+    "low",
+    "high",
+    "all_tokens",
+    "p",
+)
 
 GROUPS: Final = ("anomalies", "highest norm")
 LABELLED: Final = "labels"

@@ -42,6 +42,18 @@ if TYPE_CHECKING:
 NEEDS: Final[frozenset[str]] = frozenset()
 STORES: Final = frozenset({"tokens"})
 PROTOCOL: Final[frozenset[str]] = frozenset()
+TABLE_COLUMNS: Final = (
+    "compared",
+    "similarity",
+    "low",
+    "high",
+    "over_all",
+    "over_low",
+    "over_high",
+    "p",
+    "images",
+    "patches",
+)
 
 PAIRS: Final = ("anomalies", "same corner", "all tokens")
 """Which tokens of two images are paired."""

@@ -121,6 +121,27 @@ if TYPE_CHECKING:
 NEEDS: Final = frozenset({"pairs"})
 STORES: Final = frozenset({"tokens"})
 PROTOCOL: Final = frozenset({"coordinates"})
+TABLE_COLUMNS: Final = (
+    "split",
+    "estimator",
+    "alpha",
+    "average",
+    "points",
+    "pairs",
+    "pck",
+    "low",
+    "high",
+    "gain",
+    "gain_low",
+    "gain_high",
+    "gain_p",
+    "gain_p_holm",
+    "gains_tried",
+    "change",
+    "change_low",
+    "change_high",
+    "change_apart_p",
+)
 
 BASELINES: Final = ("random", "same_position", "same_place_in_square", "same_place_in_box")
 

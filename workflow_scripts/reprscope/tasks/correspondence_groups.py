@@ -33,6 +33,20 @@ if TYPE_CHECKING:
 NEEDS: Final = correspondence.NEEDS
 STORES: Final = correspondence.STORES
 PROTOCOL: Final = correspondence.PROTOCOL
+TABLE_COLUMNS: Final = (
+    "split",
+    "estimator",
+    "alpha",
+    "by",
+    "value",
+    "average",
+    "points",
+    "pairs",
+    "images",
+    "pck",
+    "low",
+    "high",
+)
 
 EVERY: Final = "all"
 """Value of the column ``value`` in rows of all pairs together."""

@@ -41,6 +41,43 @@ if TYPE_CHECKING:
 NEEDS: Final[frozenset[str]] = frozenset()
 STORES: Final = frozenset({"tokens"})
 PROTOCOL: Final[frozenset[str]] = frozenset()
+TABLE_COLUMNS: Final = (
+    "kind",
+    "images",
+    "tokens",
+    "accuracy",
+    "low",
+    "high",
+    "within_one",
+    "within_one_low",
+    "within_one_high",
+    "error",
+    "chance",
+    "image_id",
+    "source_id",
+    "row",
+    "col",
+    "source_row",
+    "source_col",
+    "source_rows",
+    "source_cols",
+    "similarity",
+    "expected_x",
+    "expected_y",
+    "percentile",
+    "width",
+    "height",
+    "source_width",
+    "source_height",
+    "mirrored",
+    "png",
+    "source_png",
+    "apart_p",
+    "change",
+    "change_low",
+    "change_high",
+    "change_apart_p",
+)
 
 DIGITS: Final = 6
 """Decimals of a pixel to which places are rounded, so that equal distances stay equal."""

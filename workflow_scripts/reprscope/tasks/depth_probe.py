@@ -62,6 +62,27 @@ if TYPE_CHECKING:
 NEEDS: Final = frozenset({"depth"})
 STORES: Final = frozenset({"tokens"})
 PROTOCOL: Final[frozenset[str]] = frozenset()
+TABLE_COLUMNS: Final = (
+    "split",
+    "region",
+    "images",
+    "scenes",
+    "pixels",
+    "rmse",
+    "low",
+    "high",
+    "grid_rmse",
+    "mean_rmse",
+    "relative_rmse",
+    "relative_low",
+    "relative_high",
+    "p",
+    "image_rmse",
+    "aligned_rmse",
+    "within_1.25",
+    "absolute_relative",
+    "strength",
+)
 
 REGIONS: Final = ("all", "corner", "border", "anomalous")
 SCORED: Final = ("validation", "test")

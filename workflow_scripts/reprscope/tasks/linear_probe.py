@@ -44,6 +44,30 @@ if TYPE_CHECKING:
 NEEDS: Final = frozenset({"labels"})
 STORES: Final = frozenset({"tokens", "mean"})
 PROTOCOL: Final[frozenset[str]] = frozenset()
+TABLE_COLUMNS: Final = (
+    "training_images",
+    "split",
+    "classes",
+    "images",
+    "accuracy",
+    "low",
+    "high",
+    "chance",
+    "majority",
+    "p_value",
+    "penalty",
+    "train_accuracy",
+    "iterations",
+    "converged",
+    "added",
+    "added_low",
+    "added_high",
+    "against",
+    "over",
+    "over_low",
+    "over_high",
+    "over_p",
+)
 
 UNLABELLED: Final = "-1"
 """What stands for no label in many data sets, beside a blank one."""

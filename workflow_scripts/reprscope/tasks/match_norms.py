@@ -31,6 +31,22 @@ if TYPE_CHECKING:
 NEEDS: Final[frozenset[str]] = frozenset()
 STORES: Final = frozenset({"tokens"})
 PROTOCOL: Final[frozenset[str]] = frozenset()
+TABLE_COLUMNS: Final = (
+    "sample",
+    "norm",
+    "norm_end",
+    "match_norm",
+    "match_norm_end",
+    "pairs",
+    "share",
+    "mean_match_norm",
+    "correlation",
+    "low",
+    "high",
+    "p",
+    "images",
+    "tokens",
+)
 
 RANDOM: Final = "random"
 HIGHEST: Final = "highest"

@@ -32,6 +32,11 @@ if TYPE_CHECKING:
 NEEDS: Final[frozenset[str]] = frozenset()
 STORES: Final = frozenset({LATENTS})
 PROTOCOL: Final[frozenset[str]] = frozenset()
+TABLE_COLUMNS: Final = (
+    "image_id",
+    "mixing",
+    "png",
+)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -28,6 +28,16 @@ if TYPE_CHECKING:
 NEEDS: Final[frozenset[str]] = frozenset()
 STORES: Final = frozenset({"tokens"})
 PROTOCOL: Final[frozenset[str]] = frozenset()
+TABLE_COLUMNS: Final = (
+    "similarity",
+    "similarity_end",
+    "norm",
+    "norm_end",
+    "pairs",
+    "share",
+    "images",
+    "tokens",
+)
 
 NORMS: Final = ("own", "published")
 BLOCK: Final = 512

@@ -26,6 +26,19 @@ if TYPE_CHECKING:
 NEEDS: Final[frozenset[str]] = frozenset()
 STORES: Final = frozenset({"tokens"})
 PROTOCOL: Final[frozenset[str]] = frozenset()
+TABLE_COLUMNS: Final = (
+    "image_id",
+    "kind",
+    "row",
+    "col",
+    "norm",
+    "images",
+    "statistic",
+    "value",
+    "low",
+    "high",
+    "png",
+)
 
 STATISTICS: Final = ("mean", "deviation", "highest")
 

@@ -47,6 +47,26 @@ if TYPE_CHECKING:
 NEEDS: Final[frozenset[str]] = frozenset()
 STORES: Final = frozenset({"tokens"})
 PROTOCOL: Final = frozenset({"noise"})
+TABLE_COLUMNS: Final = (
+    "of",
+    "axis",
+    "noise",
+    "within",
+    "pairs",
+    "share",
+    "low",
+    "high",
+    "chance",
+    "content_only",
+    "above",
+    "above_low",
+    "above_high",
+    "p",
+    "correct",
+    "difference",
+    "difference_low",
+    "difference_high",
+)
 
 DIFFERENCE: Final = ("difference", "difference_low", "difference_high")
 AXES: Final = ("row", "column", "both")

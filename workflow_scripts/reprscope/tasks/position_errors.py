@@ -90,6 +90,41 @@ if TYPE_CHECKING:
 NEEDS: Final = frozenset({"keypoints"})
 STORES: Final = frozenset({"tokens"})
 PROTOCOL: Final = frozenset({"coordinates"})
+TABLE_COLUMNS: Final = (
+    "split",
+    "same",
+    "of",
+    "kind",
+    "near",
+    "far",
+    "distance",
+    "x",
+    "y",
+    "cell",
+    "subjects",
+    "points",
+    "error_rate",
+    "low",
+    "high",
+    "at_place",
+    "expected",
+    "drawn",
+    "drawn_low",
+    "drawn_high",
+    "drawn_p",
+    "near_rate",
+    "beyond_rate",
+    "contrast",
+    "contrast_low",
+    "contrast_high",
+    "border_px",
+    "border_points",
+    "border",
+    "border_low",
+    "border_high",
+    "border_p",
+    "published_extra_errors",
+)
 
 KIND: Final = "position_errors"
 TOLD: Final = 3

@@ -51,6 +51,35 @@ if TYPE_CHECKING:
 NEEDS: Final[frozenset[str]] = frozenset()
 STORES: Final = frozenset({"tokens"})
 PROTOCOL: Final[frozenset[str]] = frozenset()
+TABLE_COLUMNS: Final = (
+    "kind",
+    "split",
+    "estimator",
+    "grid",
+    "coordinates",
+    "images",
+    "accuracy",
+    "low",
+    "high",
+    "chance",
+    "content_only",
+    "above",
+    "above_low",
+    "above_high",
+    "p",
+    "error",
+    "penalty",
+    "iterations",
+    "train_accuracy",
+    "image_id",
+    "height",
+    "width",
+    "row",
+    "col",
+    "predicted_row",
+    "predicted_col",
+    "png",
+)
 
 COORDINATES: Final = ("row", "column", "each", "both")
 """Rows, columns, the mean of the two as in the thesis, and both of a token at once."""

@@ -32,6 +32,16 @@ if TYPE_CHECKING:
 NEEDS: Final[frozenset[str]] = frozenset()
 STORES: Final = frozenset({"tokens"})
 PROTOCOL: Final = frozenset({"noise"})
+TABLE_COLUMNS: Final = (
+    "noise",
+    "images",
+    "reference_row",
+    "reference_col",
+    "row",
+    "col",
+    "similarity",
+    "deviation",
+)
 
 log = logging.getLogger(__name__)
 

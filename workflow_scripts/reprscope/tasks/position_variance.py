@@ -36,6 +36,18 @@ if TYPE_CHECKING:
 NEEDS: Final[frozenset[str]] = frozenset()
 STORES: Final = frozenset({"tokens"})
 PROTOCOL: Final[frozenset[str]] = frozenset()
+TABLE_COLUMNS: Final = (
+    "removed",
+    "axis",
+    "height",
+    "width",
+    "channels",
+    "images",
+    "share",
+    "low",
+    "high",
+    "p",
+)
 
 REMOVED: Final = ("nothing", "colours")
 _KIND: Final = "position_variance"

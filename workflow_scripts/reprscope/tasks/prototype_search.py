@@ -35,6 +35,21 @@ if TYPE_CHECKING:
 NEEDS: Final[frozenset[str]] = frozenset()
 STORES: Final = frozenset({"tokens"})
 PROTOCOL: Final[frozenset[str]] = frozenset()
+TABLE_COLUMNS: Final = (
+    "split",
+    "threshold",
+    "score",
+    "value",
+    "low",
+    "high",
+    "chosen",
+    "true_positives",
+    "false_positives",
+    "false_negatives",
+    "images",
+    "tokens",
+    "patches",
+)
 
 COMPANION: Final = "prototype"
 SCORES: Final = ("precision", "recall", "F1")

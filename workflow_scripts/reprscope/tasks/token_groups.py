@@ -47,6 +47,20 @@ if TYPE_CHECKING:
 NEEDS: Final[frozenset[str]] = frozenset()
 STORES: Final = frozenset({"tokens"})
 PROTOCOL: Final[frozenset[str]] = frozenset()
+TABLE_COLUMNS: Final = (
+    "groups",
+    "token_size",
+    "cropped_image",
+    "cropped_representation",
+    "relative",
+    "low",
+    "high",
+    "gain",
+    "gain_low",
+    "gain_high",
+    "p",
+    "images",
+)
 
 COUNTS: Final = ("exact", "published")
 GROUPS: Final = ("corner", "border", "other")

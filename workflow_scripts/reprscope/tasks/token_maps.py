@@ -27,6 +27,18 @@ if TYPE_CHECKING:
 NEEDS: Final[frozenset[str]] = frozenset()
 STORES: Final = frozenset({"tokens"})
 PROTOCOL: Final[frozenset[str]] = frozenset()
+TABLE_COLUMNS: Final = (
+    "image_id",
+    "kind",
+    "row",
+    "col",
+    "cluster",
+    "norm",
+    "red",
+    "green",
+    "blue",
+    "png",
+)
 
 RESTARTS: Final = 4
 """Starts of k-means, of which the one with the smallest inertia is kept."""

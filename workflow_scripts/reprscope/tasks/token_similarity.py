@@ -26,6 +26,21 @@ if TYPE_CHECKING:
 NEEDS: Final[frozenset[str]] = frozenset()
 STORES: Final = frozenset({"tokens"})
 PROTOCOL: Final[frozenset[str]] = frozenset()
+TABLE_COLUMNS: Final = (
+    "image_id",
+    "kind",
+    "row",
+    "col",
+    "similarity",
+    "norm",
+    "measure",
+    "reference_image",
+    "reference_row",
+    "reference_col",
+    "reference_x",
+    "reference_y",
+    "png",
+)
 
 _SCHEMA: Final = {
     "image_id": pl.String,
