@@ -2,10 +2,12 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import altair as alt
 import polars as pl
 from reprscope import figures, published
+from reprscope.errors import UserError
 from reprscope.figures.render import save
 from reprscope.figures.repeated import over, sentence
 from reprscope.figures.theme import Theme
@@ -22,6 +24,17 @@ def main(table: Path, stem: Path, spec: str) -> None:
     kind = figures.load(settings["kind"])
     options = build(kind.Options, settings["options"], entry=settings["kind"])
     theme = build(Theme, settings["theme"], entry="theme")
+    try:
+        chart, caption = draw(table, kind, options, theme, settings)
+    except UserError as error:
+        raise UserError(f"experiments.{stem.parent.name}.figures.{stem.name}: {error}") from error
+    save(chart, stem, caption, spec)
+
+
+def draw(
+    table: Path, kind: figures.Figure, options: Any, theme: Theme, settings: dict[str, Any]
+) -> tuple[alt.TopLevelMixin, str]:
+    """Draw the table's rows, and say what is seen."""
     found = [published.Match(**match) for match in settings["published"]["matches"]]
     frame = pl.read_parquet(table)
     repeated = settings["over"]
@@ -29,7 +42,7 @@ def main(table: Path, stem: Path, spec: str) -> None:
     chart = kind.draw(frame, options, theme)
     if repeated:
         chart = chart.properties(usermeta={"found": sentence(frame, options)})
-    save(chart, stem, kind.caption(frame, options), spec)
+    return chart, kind.caption(frame, options)
 
 
 if __name__ == "__main__":

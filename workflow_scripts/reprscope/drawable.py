@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import fields
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, Final
 
@@ -23,6 +24,10 @@ _LISTED: Final = {
 """Parameters of tasks that say which values a column has, and the column."""
 
 
+LARGEST: Final = 4000
+"""Of the sizes of figures, in pixels, and of numbers of columns and images."""
+
+
 def check(study: Study, experiment: Experiment) -> None:
     """Check the figures of an experiment.
 
@@ -39,6 +44,7 @@ def check(study: Study, experiment: Experiment) -> None:
     for figure in experiment.figures:
         where = f"experiments.{experiment.name}.figures.{figure.name}"
         _check_columns(figure, columns, kind, where)
+        _check_numbers(figure.options, where)
         chosen: dict[str, Any] = {**getattr(figure.options, "filter", {})}
         for option, column in (("images", "image_id"), ("positions", "position")):
             if getattr(figure.options, option, ()) and option not in chosen:
@@ -109,6 +115,17 @@ def _check_columns(figure: FigureEntry, columns: Sequence[str], kind: str, where
                 f"{column}, which no table of {kind} has: choose another kind or correct its "
                 f"options ({hint} {', '.join(own)})."
             )
+
+
+def _check_numbers(options: Any, where: str) -> None:
+    for field in fields(options):
+        value = getattr(options, field.name)
+        if isinstance(value, int) and not isinstance(value, bool) and not 1 <= value <= LARGEST:
+            raise UserError(
+                f"{where}.{field.name} is {value}: use a whole number from 1 to {LARGEST}."
+            )
+        if field.name == "domain" and value and (len(value) != 2 or value[0] == value[1]):
+            raise UserError(f"{where}.domain is {list(value)}: use two different numbers.")
 
 
 def _any_of(wanted: Any, there: Sequence[Any]) -> bool:

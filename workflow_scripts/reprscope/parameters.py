@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, fields
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from reprscope.errors import UserError
+from reprscope.errors import UserError, perhaps
 
 Settings = TypeVar("Settings")
 
@@ -35,7 +35,9 @@ def build(kind: type[Settings], values: Mapping[str, Any], *, entry: str) -> Set
     known = {field.name: field for field in fields(kind)}  # type: ignore[arg-type]
     for key in values:
         if key not in known:
-            raise UserError(f"{entry} has an unknown key {key}: use {', '.join(known)}.")
+            raise UserError(
+                f"{entry} has an unknown key {key}: use {', '.join(known)}{perhaps(key, known)}."
+            )
     arguments = {}
     for name, field in known.items():
         if name in values:
@@ -80,7 +82,8 @@ def _convert(value: Any, hint: Any, *, entry: str) -> Any:
     if origin is Literal:
         if value in choices:
             return value
-        raise UserError(f"{entry} is {value}: use {' or '.join(map(str, choices))}.")
+        said = " or ".join(map(str, choices))
+        raise UserError(f"{entry} is {value}: use {said}{perhaps(value, choices)}.")
     if origin in (tuple, Sequence):
         if not isinstance(value, list | tuple):
             raise UserError(f"{entry} is {value}: use a list.")

@@ -3,22 +3,43 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, cast
 
-from jsonschema import Draft202012Validator, ValidationError
+from jsonschema import Draft202012Validator, ValidationError, validators
 from jsonschema.exceptions import best_match
+from jsonschema.protocols import Validator
 
-from reprscope.errors import UserError
+from reprscope.errors import UserError, perhaps
+
+DEEPEST: Final = 12
+"""Levels of nesting; studies have up to seven."""
+
+LARGEST: Final = 2**53
+"""Largest number that is the same as a whole number and as a float; NaN is in no range."""
+
+_TYPES: Final = {
+    "object": "a mapping",
+    "array": "a list",
+    "integer": "a whole number",
+    "string": "a text",
+    "boolean": "true or false",
+}
 
 SCHEMA = Path(__file__).parents[2] / "schemas" / "study.schema.json"
 
 
 @cache
-def _validator() -> Draft202012Validator:
-    return Draft202012Validator(json.loads(SCHEMA.read_text(encoding="utf-8")))
+def _validator() -> Validator:
+    # To JSON Schema 50.0 is a whole number; in Python it makes other paths and texts than 50.
+    types = Draft202012Validator.TYPE_CHECKER.redefine(
+        "integer", lambda _, value: isinstance(value, int) and not isinstance(value, bool)
+    )
+    extend = cast(Callable[..., Callable[[Any], Validator]], validators.extend)
+    kind = extend(Draft202012Validator, type_checker=types)
+    return kind(json.loads(SCHEMA.read_text(encoding="utf-8")))
 
 
 def check_schema(config: Mapping[str, Any]) -> None:
@@ -29,9 +50,42 @@ def check_schema(config: Mapping[str, Any]) -> None:
     UserError
         For the most relevant mistake: names the entry and what would be right.
     """
+    _check_values(config, "", 0)
     error = best_match(_validator().iter_errors(config))
     if error is not None:
         raise UserError(_sentence(error, _entry(error, config)))
+
+
+def _check_values(value: Any, entry: str, depth: int) -> None:
+    """Check what no entry may be, whatever it is."""
+    where = entry or "The study"
+    if depth > DEEPEST:
+        raise UserError(
+            f"{entry[:80]} … is nested more than {DEEPEST} levels deep: check its indentation."
+        )
+    match value:
+        case Mapping():
+            for key, item in value.items():
+                if not isinstance(key, str):
+                    raise UserError(f"{where} has the key {key!r}: put it in quotes.")
+                _check_values(item, f"{entry}.{key}" if entry else key, depth + 1)
+        case list() | tuple():
+            for number, item in enumerate(value, 1):
+                named = item.get("name") if isinstance(item, Mapping) else None
+                _check_values(item, f"{entry}.{named or number}", depth + 1)
+        case bool() | None:
+            pass
+        case int() | float() if not -LARGEST <= value <= LARGEST:
+            raise UserError(f"{where} is {value}: use a number between -2^53 and 2^53.")
+        case str() if any(ord(letter) < 32 and letter not in "\n\t" for letter in value):
+            raise UserError(f"{where} has a control character: remove it.")
+        case int() | float() | str():
+            pass
+        case _:
+            raise UserError(
+                f"{where} is {value}, which YAML takes for a {type(value).__name__}: put it in "
+                "quotes."
+            )
 
 
 def _sentence(error: ValidationError, entry: str) -> str:
@@ -42,7 +96,8 @@ def _sentence(error: ValidationError, entry: str) -> str:
             schema: Any = error.schema
             known = schema["properties"]
             unknown = next(key for key in value if key not in known)
-            return f"{entry} has an unknown key {unknown}: use {', '.join(known)}."
+            wanted = ", ".join(known) + perhaps(unknown, known)
+            return f"{entry} has an unknown key {unknown}: use {wanted}."
         case "required":
             missing = next(key for key in wanted if key not in value)
             return f"{entry} lacks the key {missing}: add it."
@@ -50,23 +105,47 @@ def _sentence(error: ValidationError, entry: str) -> str:
             forms = " or ".join(" and ".join(form["required"]) for form in wanted)
             return f"{entry} is not complete: give {forms}, and no other keys than theirs."
         case "enum":
-            return f"{entry} is {value}: use {' or '.join(map(str, wanted))}."
-        case "pattern":
             return (
-                f"{entry}: the name {value} is not usable: use letters, digits, dots and hyphens."
+                f"{entry} is {value}: use {' or '.join(map(str, wanted))}{perhaps(value, wanted)}."
             )
+        case "pattern":
+            name = _line(value)
+            return f"{entry}: the name {name} is not usable: use letters, digits, dots and hyphens."
         case "uniqueItems":
             doubled = next(item for item in value if value.count(item) > 1)
             return f"{entry} has {doubled} twice: remove one."
         case "minItems" | "minProperties":
             return f"{entry} is empty: add at least one."
+        case "minLength":
+            return f"{entry} is empty: write at least one character."
+        case "maxLength":
+            return (
+                f"{entry}: the name {value[:20]}… is not usable: use at most {wanted} characters."
+            )
         case "minimum":
             return f"{entry} is {value}: use {wanted} or more."
+        case "maximum":
+            return f"{entry} is {value}: use {wanted} or less."
         case "type":
-            names = {"object": "a mapping", "array": "a list", "integer": "a whole number"}
-            return f"{entry} is {value!r}: use {names.get(wanted, f'a {wanted}')}."
+            names = {
+                "object": "a mapping",
+                "array": "a list",
+                "integer": "a whole number",
+                "string": "a text",
+            }
+            return f"{entry} is {value!r}: use {names.get(wanted, 'true or false')}."
         case _:
             return f"{entry}: {error.message}."
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:80]}…"
+
+
+def _line(name: str) -> str:
+    """A name as it can stand in a sentence."""
+    return name if name.isprintable() and name.strip() == name != "" else repr(name)
 
 
 def _entry(error: ValidationError, study: Any) -> str:
@@ -78,5 +157,5 @@ def _entry(error: ValidationError, study: Any) -> str:
             parts.append(key)
         else:
             named = isinstance(study, Mapping) and "name" in study
-            parts.append(str(study["name"] if named else key + 1))
+            parts.append(_line(str(study["name"])) if named else str(key + 1))
     return ".".join(parts) or "The study"

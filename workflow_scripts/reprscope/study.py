@@ -19,7 +19,7 @@ import yaml
 
 from reprscope import drawable, figures, paths, tasks
 from reprscope.data import sources
-from reprscope.errors import UserError
+from reprscope.errors import UserError, perhaps
 from reprscope.figures.theme import Theme
 from reprscope.models import registry
 from reprscope.models.denoiser import family
@@ -414,6 +414,24 @@ class Study:
         return f"{prompt}@{dataset}" if template_fields(self.prompts[prompt]) else prompt
 
 
+def _check_templates(prompts: Mapping[str, str]) -> None:
+    """Check the braces of all prompts: they become texts, and names of files, by `str.format`."""
+    for name, text in prompts.items():
+        try:
+            parts = [part for part in string.Formatter().parse(text) if part[1] is not None]
+        except ValueError as error:
+            raise UserError(
+                f"prompts.{name} has a brace that stands alone: write {{label}} or {{caption}}, or "
+                "{{ and }} for braces themselves."
+            ) from error
+        for _, used, form, conversion in parts:
+            if used not in ("label", "caption") or form or conversion:
+                raise UserError(
+                    f"prompts.{name}: {{{used}}} is not known: use {{label}} or {{caption}}, or "
+                    "{{ and }} for braces themselves."
+                )
+
+
 def template_fields(text: str) -> set[str]:
     """Names in braces in a prompt: ``a photo of a {label}`` gives ``{"label"}``."""
     return {name for _, name, _, _ in string.Formatter().parse(text) if name is not None}
@@ -433,6 +451,10 @@ def parse(config: Mapping[str, Any]) -> Study:
         For any mistake, before anything is computed.
     """
     check_schema(config)
+    _check_templates(config.get("prompts", {}))
+    for key, given in (("views", ["identity"]), ("prompts", ["empty"]), ("protocols", PROTOCOLS)):
+        for name in config.get(key, {}).keys() & set(given):
+            raise UserError(f"{key}.{name} is there without being written: choose another name.")
     models = _models(config["models"])
     jobs = build(Jobs, config.get("jobs", {}), entry="jobs")
     study = Study(
@@ -598,7 +620,8 @@ def _check_experiment(study: Study, experiment: Experiment) -> None:
         for name in names:
             if name not in known:
                 raise UserError(
-                    f"{where}: {name} is not in {kind}: use {' or '.join(known)}, or add it there."
+                    f"{where}: {name} is not in {kind}: use {' or '.join(known)}, or add it "
+                    f"there{perhaps(name, known)}."
                 )
     kind = study.kind(experiment)
     if bool(experiment.positions) == (tasks.LATENTS in tasks.load(kind).STORES):
@@ -642,10 +665,6 @@ def _check_experiment(study: Study, experiment: Experiment) -> None:
 def _check_prompt(study: Study, prompt: str, dataset: str, where: str) -> None:
     """Check that a dataset has what a prompt's text says of each image."""
     for used in sorted(template_fields(study.prompts[prompt])):
-        if used not in ("label", "caption"):
-            raise UserError(
-                f"prompts.{prompt}: {{{used}}} is not known: use {{label}} or {{caption}}."
-            )
         if f"{used}s" not in study.datasets[dataset].provides:
             raise UserError(
                 f"{where}: prompt {prompt} needs the {used} of each image, which dataset "

@@ -15,7 +15,7 @@ from typing import Any, Protocol, cast
 import altair as alt
 import polars as pl
 
-from reprscope.errors import UserError
+from reprscope.errors import UserError, perhaps
 from reprscope.figures.theme import Theme
 
 SUPPORT = frozenset({"frames", "maps", "render", "repeated", "theme"})
@@ -50,5 +50,8 @@ def load(kind: str) -> Figure:
         If there is no such kind; lists those that exist.
     """
     if kind not in kinds():
-        raise UserError(f"There is no figure kind {kind!r}: choose one of {', '.join(kinds())}.")
+        raise UserError(
+            f"There is no figure kind {kind!r}: choose one of "
+            f"{', '.join(kinds())}{perhaps(kind, kinds())}."
+        )
     return cast(Figure, import_module(f"{__name__}.{kind}"))

@@ -11,7 +11,7 @@ import importlib
 import pkgutil
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
-from reprscope.errors import UserError
+from reprscope.errors import UserError, perhaps
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -98,7 +98,9 @@ def load(kind: str) -> Task:
     """
     kinds = available()
     if kind not in kinds:
-        raise UserError(f"There is no task kind '{kind}'; use one of: {', '.join(kinds)}.")
+        raise UserError(
+            f"There is no task kind '{kind}'; use one of: {', '.join(kinds)}{perhaps(kind, kinds)}."
+        )
     return cast("Task", importlib.import_module(f"{__name__}.{kind}"))
 
 
