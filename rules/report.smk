@@ -31,9 +31,7 @@ def report_anyway():
     left = list(workflow.dag.needrun_jobs())
     failed = failures.unmade(workflow.scheduler.failed, left)
     inputs = report_inputs()
-    if paths.REPORT not in failed or all(
-        table in failed for table in inputs["tables"]
-    ):
+    if paths.REPORT not in failed or all(table in failed for table in inputs["tables"]):
         return
     import_module("report").main(
         manifests=inputs["manifests"],

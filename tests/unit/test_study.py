@@ -35,6 +35,13 @@ def put(config, path, value):
     config[last] = value
 
 
+def nested(levels):
+    value = "x"
+    for _ in range(levels):
+        value = {"a": value}
+    return value
+
+
 MISTAKES = {
     "unknown key": ("titel", "x", "The study has an unknown key titel: use title, device"),
     "unknown key of a model": (
@@ -185,6 +192,304 @@ MISTAKES = {
         {"odd": {"noise": "fresh"}},
         "protocols.odd.noise is fresh: use per_image or shared or none",
     ),
+    "brace that is not closed": (
+        "prompts",
+        {"p": "a {label"},
+        "prompts.p has a brace that stands alone: write {label} or {caption}, or {{ and }} for br",
+    ),
+    "brace that was not opened": (
+        "prompts",
+        {"p": "a label}"},
+        "prompts.p has a brace that stands alone: write {label} or {caption}, or {{ and }} for br",
+    ),
+    "empty braces": (
+        "prompts",
+        {"p": "a {}"},
+        "prompts.p: {} is not known: use {label} or {caption}, or {{ and }} for braces themselves",
+    ),
+    "number in braces": (
+        "prompts",
+        {"p": "a {0}"},
+        "prompts.p: {0} is not known: use {label} or {caption}, or {{ and }} for braces themselve",
+    ),
+    "conversion in braces": (
+        "prompts",
+        {"p": "{label!r}"},
+        "prompts.p: {label} is not known: use {label} or {caption}, or {{ and }} for braces thems",
+    ),
+    "format in braces": (
+        "prompts",
+        {"p": "{label:>9}"},
+        "prompts.p: {label} is not known: use {label} or {caption}, or {{ and }} for braces thems",
+    ),
+    "attribute in braces": (
+        "prompts",
+        {"p": "{label.x}"},
+        "prompts.p: {label.x} is not known: use {label} or {caption}, or {{ and }} for braces the",
+    ),
+    "prompt that is a number": ("prompts", {"p": 5}, "prompts.p is 5: use a text."),
+    "prompt without a text": ("prompts", {"p": None}, "prompts.p is None: use a text."),
+    "control character": (
+        "prompts",
+        {"p": "a\x00b"},
+        "prompts.p has a control character: remove it.",
+    ),
+    "name that ends in a newline": (
+        "prompts",
+        {"p\n": "x"},
+        "prompts: the name 'p\\n' is not usable: use letters, digits, dots and hyphens.",
+    ),
+    "name of an experiment that ends in a newline": (
+        "experiments/0/name",
+        "x\n",
+        "experiments.'x\\n'.name: the name 'x\\n' is not usable: use letters",
+    ),
+    "name of a figure that is too long": (
+        "experiments/0/figures/0/name",
+        "x" * 300,
+        "experiments.classification.figures.xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx",
+    ),
+    "name with a slash": (
+        "models",
+        {"x/y": {"known": "sd-1.5"}},
+        "models: the name x/y is not usable: use letters, digits, dots and hyphens.",
+    ),
+    "name of two dots": (
+        "experiments/0/name",
+        "..",
+        "experiments....name: the name .. is not usable: use letters, digits, dots and hyphens.",
+    ),
+    "name that is a number": (
+        "models",
+        {5: {"known": "sd-1.5"}},
+        "models has the key 5: put it in quotes.",
+    ),
+    "name that is taken": (
+        "views",
+        {"identity": {"operations": [{"hflip": {}}]}},
+        "views.identity is there without being written: choose another name.",
+    ),
+    "protocol that is taken": (
+        "protocols",
+        {"standard": {"noise": "shared"}},
+        "protocols.standard is there without being written: choose another name.",
+    ),
+    "a million shards": (
+        "datasets/creatures/shards",
+        1000000,
+        "datasets.creatures.shards is 1000000: use 10000 or less.",
+    ),
+    "shards as a fraction": (
+        "datasets/creatures/shards",
+        2.0,
+        "datasets.creatures.shards is 2.0: use a whole number.",
+    ),
+    "shards as a truth value": (
+        "datasets/creatures/shards",
+        True,
+        "datasets.creatures.shards is True: use a whole number.",
+    ),
+    "timestep as a fraction": (
+        "experiments/0/timesteps",
+        [50.0],
+        "experiments.classification.timesteps.1 is 50.0: use a whole number.",
+    ),
+    "timestep as a truth value": (
+        "experiments/0/timesteps",
+        [True],
+        "experiments.classification.timesteps.1 is True: use a whole number.",
+    ),
+    "timestep as a text": (
+        "experiments/0/timesteps",
+        ["50"],
+        "experiments.classification.timesteps.1 is '50': use a whole number.",
+    ),
+    "timestep without a list": (
+        "experiments/0/timesteps",
+        50,
+        "experiments.classification.timesteps is 50: use a list.",
+    ),
+    "size beyond all sense": (
+        "experiments/0/resolutions",
+        [100000],
+        "experiments.classification.resolutions.1 is 100000: use 8192 or less.",
+    ),
+    "size of a model beyond all sense": (
+        "models/nano-sd/resolution",
+        100000,
+        "models.nano-sd is not complete: give known or hub and like or path and resolution or unt",
+    ),
+    "size that is not whole": (
+        "experiments/0/resolutions",
+        [64.5],
+        "experiments.classification.resolutions.1 is 64.5: use a whole number.",
+    ),
+    "seed beyond all sense": (
+        "experiments/0/seeds",
+        [18446744073709551616],
+        "experiments.classification.seeds.1 is 18446744073709551616: use a number between -2^53 a",
+    ),
+    "seed of a twin beyond all sense": (
+        "models/nano-sd-untrained/seed",
+        4294967296,
+        "models.nano-sd-untrained.seed is 4294967296: use 4294967295 or less.",
+    ),
+    "seed of a dataset beyond all sense": (
+        "datasets/creatures/seed",
+        1180591620717411303424,
+        "datasets.creatures.seed is 1180591620717411303424: use a number between -2^53 and 2^53.",
+    ),
+    "batch beyond all sense": (
+        "batch_size",
+        1000000000000000000000000000000,
+        "batch_size is 1000000000000000000000000000000: use a number between -2^53 and 2^53.",
+    ),
+    "batch of no number": (
+        "batch_size",
+        float("nan"),
+        "batch_size is nan: use a number between -2^53 and 2^53.",
+    ),
+    "share that is no number": (
+        "datasets/creatures/test",
+        float("nan"),
+        "datasets.creatures.test is nan: use a number between -2^53 and 2^53.",
+    ),
+    "infinite penalty": (
+        "tasks/probe/penalties",
+        [float("inf")],
+        "tasks.probe.penalties.1 is inf: use a number between -2^53 and 2^53.",
+    ),
+    "infinite width": (
+        "tasks/matching/smooth",
+        float("inf"),
+        "tasks.matching.smooth is inf: use a number between -2^53 and 2^53.",
+    ),
+    "argument that is no number": (
+        "views",
+        {"v": {"operations": [{"crop": {"left": float("nan")}}]}},
+        "views.v.operations.1.crop.left is nan: use a number between -2^53 and 2^53.",
+    ),
+    "no title": ("title", "", "title is empty: write at least one character."),
+    "title without quotes": ("title", 5, "title is 5: use a text."),
+    "wrong case": ("device", "CPU", "device is CPU: use auto or cpu or cuda (perhaps cpu)."),
+    "wrong case of a name": (
+        "experiments/0/models",
+        ["Nano-SD"],
+        "experiments.classification: Nano-SD is not in models: use nano-sd or nano-sd-untrained, ",
+    ),
+    "wrong case of a kind": (
+        "tasks/probe/kind",
+        "Linear_Probe",
+        "There is no task kind 'Linear_Probe'; use one of: anomalies, anomaly_similarity, corresp",
+    ),
+    "hyphen in a kind": (
+        "tasks/probe/kind",
+        "linear-probe",
+        "There is no task kind 'linear-probe'; use one of: anomalies, anomaly_similarity, corresp",
+    ),
+    "kind that is a path": (
+        "tasks/probe/kind",
+        "../x",
+        "There is no task kind '../x'; use one of: anomalies, anomaly_similarity, correspondence,",
+    ),
+    "wrong case of a figure": (
+        "experiments/0/figures/0/kind",
+        "Block_Bars",
+        "There is no figure kind 'Block_Bars': choose one of at_a_glance, block_bars, block_diffe",
+    ),
+    "truth value in words": (
+        "compile",
+        "yes please",
+        "compile is 'yes please': use true or false.",
+    ),
+    "no mapping": ("jobs", 5, "jobs is 5: use a mapping."),
+    "no list": ("experiments", {}, "experiments is {}: use a list."),
+    "empty entry": ("experiments", [None], "experiments.1 is None: use a mapping."),
+    "deep nesting": (
+        "datasets",
+        nested(500),
+        "datasets.a.a.a.a.a.a.a.a.a.a.a.a … is nested more than 12 levels deep: check its indenta",
+    ),
+    "figure of another kind of task": (
+        "experiments/0/figures/0/kind",
+        "group_table",
+        "experiments.classification.figures.accuracy: a figure of kind group_table with these opt",
+    ),
+    "metric that the task has not": (
+        "experiments/0/figures/0/metric",
+        "acuracy",
+        "experiments.classification.figures.accuracy: a figure of kind block_bars with these opti",
+    ),
+    "filter by a column that is not there": (
+        "experiments/0/figures/0/filter",
+        {"modle": "nano-sd"},
+        "experiments.classification.figures.accuracy: a figure of kind block_bars with these opti",
+    ),
+    "filter by a value that is not there": (
+        "experiments/0/figures/0/filter",
+        {"model": "sd"},
+        "experiments.classification.figures.accuracy: no row of the table will have model sd: use",
+    ),
+    "filter by another timestep": (
+        "experiments/0/figures/0/filter",
+        {"timestep": 51},
+        "experiments.classification.figures.accuracy: no row of the table will have timestep 51: ",
+    ),
+    "filter by no value": (
+        "experiments/0/figures/0/filter",
+        {"model": []},
+        "experiments.classification.figures.accuracy: no row of the table will have model : use n",
+    ),
+    "filter by another alpha": (
+        "experiments/1/figures/0/filter",
+        {"alpha": 0.2},
+        "experiments.correspondence.figures.pck: no row of the table will have alpha 0.2: use 0.0",
+    ),
+    "filter that is no mapping": (
+        "experiments/0/figures/0/filter",
+        "test",
+        "experiments.classification.figures.accuracy.filter is test: use a mapping.",
+    ),
+    "position that the figure's experiment has not": (
+        "experiments/2/figures/0/positions",
+        ["up[9]"],
+        "experiments.similarity.figures.similarity: no row of the table will have position up[9]:",
+    ),
+    "means over one seed": (
+        "experiments/0/figures/0/over",
+        "seed",
+        "experiments.classification.figures.accuracy: `over: seed` needs at least two values of s",
+    ),
+    "series that is no column": (
+        "experiments/0/figures/0/series",
+        "models",
+        "experiments.classification.figures.accuracy: a figure of kind block_bars with these opti",
+    ),
+    "height of nothing": (
+        "experiments/0/figures/0/height",
+        0,
+        "experiments.classification.figures.accuracy.height is 0: use a whole number from 1 to 40",
+    ),
+    "height beyond all sense": (
+        "experiments/0/figures/0/height",
+        1000000000,
+        "experiments.classification.figures.accuracy.height is 1000000000: use a whole number fro",
+    ),
+    "no columns of maps": (
+        "experiments/2/figures/0/columns",
+        0,
+        "experiments.similarity.figures.similarity.columns is 0: use a whole number from 1 to 400",
+    ),
+    "range of one number": (
+        "experiments/2/figures/0/domain",
+        [1],
+        "experiments.similarity.figures.similarity.domain is [1.0]: use two different numbers.",
+    ),
+    "range of no width": (
+        "experiments/2/figures/0/domain",
+        [1, 1],
+        "experiments.similarity.figures.similarity.domain is [1.0, 1.0]: use two different number",
+    ),
 }
 
 
@@ -220,9 +525,49 @@ def test_a_name_that_stands_twice_in_a_file(tmp_path):
         read(tmp_path / "study.yaml")
 
 
+NOT_YAML = {
+    "unclosed list": ("title: x\nmodels: [\n  a: b\n", "line "),
+    "tab": ("title: x\nmodels:\n\ta: b\n", "line 3"),
+    "indentation": ("title: x\n   models: 5\n", "line 2"),
+    "quote that is not closed": ('title: "x\nmodels: {}\n', "line "),
+    "tag of Python": ("title: !!python/object/apply:os.system [x]\n", "line 1"),
+    "tag of its own": ("title: !mine x\n", "line 1"),
+    "anchor that is not there": ("title: x\nmodels: *none\n", "line 2"),
+    "two documents": ("title: x\n---\ntitle: y\n", "line 2"),
+    "key that is a list": ("title: x\n? [a, b]\n: y\n", "line 2"),
+    "deep nesting": ("title: " + "[" * 5000 + "]" * 5000 + "\n", "nested too deeply"),
+    "no text": ("", "is not a study"),
+    "list": ("- title: x\n", "is not a study"),
+    "text": ("title\n", "is not a study"),
+    "binary": ("title: \x01\n", "position 7"),
+}
+
+
+@pytest.mark.parametrize("mistake", NOT_YAML)
+def test_what_is_not_yaml_is_one_sentence_with_its_file_and_line(tmp_path, mistake):
+    text, said = NOT_YAML[mistake]
+    (tmp_path / "study.yaml").write_text(text)
+    with pytest.raises(UserError) as caught:
+        read(tmp_path / "study.yaml")
+    assert str(caught.value).startswith(str(tmp_path / "study.yaml"))
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert str(caught.value).endswith(".")
+
+
+def test_a_file_that_is_not_there_or_not_text_is_one_sentence(tmp_path):
+    with pytest.raises(UserError, match=r"none\.yaml cannot be read: there is no such file"):
+        read(tmp_path / "none.yaml")
+    with pytest.raises(UserError, match="cannot be read: it is a folder"):
+        read(tmp_path)
+    (tmp_path / "latin.yaml").write_bytes(b"title: caf\xe9\n")
+    with pytest.raises(UserError, match=r"latin\.yaml cannot be read: .* UTF-8"):
+        read(tmp_path / "latin.yaml")
+
+
 def test_a_file_that_is_not_yaml(tmp_path):
     (tmp_path / "study.yaml").write_text("models: [\n")
-    with pytest.raises(UserError, match=r"study\.yaml cannot be read: "):
+    with pytest.raises(UserError, match=r"study\.yaml line 2, column 1 is not YAML: "):
         read(tmp_path / "study.yaml")
     (tmp_path / "study.yaml").write_text("- a\n")
     with pytest.raises(UserError, match="is not a study"):
