@@ -178,7 +178,11 @@ class HubDataset:
                     )
             picture = features[columns["image"]]
             packed = isinstance(picture, Mapping) and "bytes" in picture
-            if not (isinstance(picture, Image) or packed or picture == Value("binary")):
+            if not (
+                isinstance(picture, Image)
+                or packed
+                or picture in (Value("binary"), Value("large_binary"))
+            ):
                 raise UserError(
                     f"Column {columns['image']} of dataset {self.name} holds no images, but "
                     f"{picture}: set `columns.image` to one that does."
@@ -196,8 +200,8 @@ class HubDataset:
                 yield Example(
                     row=row,
                     value=value,
-                    label=_text(value, names, column="label"),
-                    caption=_text(caption, None, column="caption"),
+                    label=_text(value, names, column="label", row=f"Row {row} of {self.name}"),
+                    caption=_text(caption, None, column="caption", row=f"Row {row} of {self.name}"),
                     _stored=entry[columns["image"]],
                     _source=self,
                 )
@@ -280,16 +284,20 @@ def sample(total: int, count: int | None, seed: int) -> list[int]:
     return sorted(heapq.nsmallest(count, range(total), lambda row: item_seed(seed, "sample", row)))
 
 
-def _text(value: Any, names: Sequence[str] | None, *, column: str) -> str | None:
+def _text(value: Any, names: Sequence[str] | None, *, column: str, row: str) -> str | None:
+    """Label or caption of a row as text; None where there is none."""
     if names is not None and value is not None:
-        if value >= len(names):
-            raise UserError(f"A {column} is {value}, but there are only {len(names)} names.")
+        if not -1 <= value < len(names):
+            raise UserError(
+                f"{row} has the {column} {value}, but there are {len(names)} names of classes: use "
+                "another `revision` or dataset."
+            )
         return names[value] if value >= 0 else None
     if value is None or isinstance(value, str | int | float):
         return label_text(value) if column == "label" else text_or_none(value)
     raise UserError(
-        f"A {column} is {type(value).__name__}, not a text or a number: set `columns.{column}` to "
-        "a column with one for each image."
+        f"{row} has a {column} of type {type(value).__name__}, which is no text or number: set "
+        f"`columns.{column}` to a column with one for each image."
     )
 
 

@@ -8,6 +8,10 @@ NO_LABEL = "-1"
 """What stands for no label in many datasets, as a number or a text, beside a blank one."""
 
 
+#: Floats up to here hold all whole numbers.
+_EXACT = 1 << 53
+
+
 def text_or_none(value: str | float | None) -> str | None:
     """Return a text as it is; None for null, for not a number, and for one that is blank.
 
@@ -19,7 +23,7 @@ def text_or_none(value: str | float | None) -> str | None:
     if isinstance(value, float):
         if math.isnan(value):
             return None
-        value = int(value) if value.is_integer() else value
+        value = int(value) if value.is_integer() and abs(value) < _EXACT else value
     text = str(value)
     return text if text.strip() else None
 
