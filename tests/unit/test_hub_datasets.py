@@ -423,7 +423,7 @@ SENTENCES = {
     "no-column": "has no column picture: use photo or year or text or tags in `columns`",
     "no-column-stream": "has no column img: use photo or year or text or tags in `columns`",
     "no-images": "Column text of dataset someone/captioned holds no images",
-    "many-labels": "Row 0 of someone/captioned has a label of type list, which is no text or number",
+    "many-labels": "has a label of type list, which is no text or number: set `columns.label`",
     "no-split": "Dataset someone/captioned has no split training: use validation.",
     "no-config": "cannot be opened: set `config`",
     "no-revision": "has no such revision: correct `revision`",
