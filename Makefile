@@ -42,4 +42,5 @@ format: $(INSTALLED)
 $(INSTALLED): requirements.lock
 	python3 -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements.lock
+	echo '$(CURDIR)/workflow_scripts' > "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/reprscope.pth"
 	touch $@
