@@ -50,7 +50,9 @@ def main(
 
 
 if __name__ == "__main__":
-    with job(snakemake.log[0], snakemake.threads, files=snakemake.input):
+    with job(
+        snakemake.log[0], snakemake.threads, spec=snakemake.params.spec, files=snakemake.input
+    ):
         main(
             latents=[Path(path) for path in snakemake.input.latents],
             dataset=Path(snakemake.input.images).parent,

@@ -57,7 +57,9 @@ def main(images: Path, manifest: Path, out: Path, spec: str, gpus: int, batch_si
 
 
 if __name__ == "__main__":
-    with job(snakemake.log[0], snakemake.threads, files=snakemake.input) as state:
+    with job(
+        snakemake.log[0], snakemake.threads, spec=snakemake.params.spec, files=snakemake.input
+    ) as state:
         main(
             images=Path(snakemake.input.images),
             manifest=Path(snakemake.input.vae),

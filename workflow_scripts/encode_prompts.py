@@ -39,7 +39,9 @@ def main(manifest: Path, dataset: Path | None, out: Path, spec: str, gpus: int) 
 
 
 if __name__ == "__main__":
-    with job(snakemake.log[0], snakemake.threads, files=snakemake.input):
+    with job(
+        snakemake.log[0], snakemake.threads, spec=snakemake.params.spec, files=snakemake.input
+    ):
         images = snakemake.input.get("images")
         main(
             manifest=Path(snakemake.input.text_encoder),

@@ -50,7 +50,9 @@ def main(
 
 
 if __name__ == "__main__":
-    with job(snakemake.log[0], snakemake.threads, files=snakemake.input):
+    with job(
+        snakemake.log[0], snakemake.threads, spec=snakemake.params.spec, files=snakemake.input
+    ):
         main(
             representations=[Path(path) for path in snakemake.input.representations],
             companions=[Path(path) for path in snakemake.input.companions],

@@ -102,7 +102,9 @@ def main(
 
 
 if __name__ == "__main__":
-    with job(snakemake.log[0], snakemake.threads, files=snakemake.input) as state:
+    with job(
+        snakemake.log[0], snakemake.threads, spec=snakemake.params.spec, files=snakemake.input
+    ) as state:
         main(
             latents=Path(snakemake.input.latents),
             prompt=Path(snakemake.input.prompt),

@@ -28,7 +28,13 @@ def main(folder: Path, spec: str, threads: int) -> None:
 
 
 if __name__ == "__main__":
-    with job(snakemake.log[0], snakemake.threads, files=snakemake.input, online=True):
+    with job(
+        snakemake.log[0],
+        snakemake.threads,
+        spec=snakemake.params.spec,
+        files=snakemake.input,
+        online=True,
+    ):
         main(
             folder=Path(snakemake.output.images).parent,
             spec=snakemake.params.spec,

@@ -21,7 +21,13 @@ def main(snapshot: Path, manifest: Path, spec: str) -> None:
 
 
 if __name__ == "__main__":
-    with job(snakemake.log[0], snakemake.threads, files=snakemake.input, online=True):
+    with job(
+        snakemake.log[0],
+        snakemake.threads,
+        spec=snakemake.params.spec,
+        files=snakemake.input,
+        online=True,
+    ):
         main(
             snapshot=Path(snakemake.output.snapshot),
             manifest=Path(snakemake.output.manifest),

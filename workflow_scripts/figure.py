@@ -46,7 +46,9 @@ def draw(
 
 
 if __name__ == "__main__":
-    with job(snakemake.log[0], snakemake.threads, files=snakemake.input):
+    with job(
+        snakemake.log[0], snakemake.threads, spec=snakemake.params.spec, files=snakemake.input
+    ):
         main(
             table=Path(snakemake.input.table),
             stem=Path(snakemake.output.json).with_suffix(""),

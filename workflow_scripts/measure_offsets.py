@@ -54,7 +54,9 @@ def main(model: Path, vae: Path, prompt: Path, out: Path, spec: str, gpus: int) 
 
 
 if __name__ == "__main__":
-    with job(snakemake.log[0], snakemake.threads, files=snakemake.input):
+    with job(
+        snakemake.log[0], snakemake.threads, spec=snakemake.params.spec, files=snakemake.input
+    ):
         main(
             model=Path(snakemake.input.model),
             vae=Path(snakemake.input.vae),

@@ -147,7 +147,9 @@ def main(
 
 
 if __name__ == "__main__":
-    with job(snakemake.log[0], snakemake.threads, files=snakemake.input):
+    with job(
+        snakemake.log[0], snakemake.threads, spec=snakemake.params.spec, files=snakemake.input
+    ):
         main(
             manifests=list(snakemake.input.manifests),
             images=list(snakemake.input.datasets),

@@ -24,5 +24,7 @@ def main(out: Path, spec: str) -> None:
 
 
 if __name__ == "__main__":
-    with job(snakemake.log[0], snakemake.threads, files=snakemake.input):
+    with job(
+        snakemake.log[0], snakemake.threads, spec=snakemake.params.spec, files=snakemake.input
+    ):
         main(out=Path(snakemake.output[0]), spec=snakemake.params.spec)

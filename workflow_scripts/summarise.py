@@ -37,7 +37,9 @@ def main(measurements: list[Path], out: Path, spec: str) -> None:
 
 
 if __name__ == "__main__":
-    with job(snakemake.log[0], snakemake.threads, files=snakemake.input):
+    with job(
+        snakemake.log[0], snakemake.threads, spec=snakemake.params.spec, files=snakemake.input
+    ):
         main(
             measurements=[Path(path) for path in snakemake.input],
             out=Path(snakemake.output[0]),

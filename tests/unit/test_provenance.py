@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 from reprscope import provenance, specs
+from reprscope.errors import UserError
 from reprscope.provenance import canonical_json, code_digest
 
 ROOT = Path(__file__).parents[2]
@@ -25,7 +26,7 @@ def package(tmp_path, monkeypatch):
     monkeypatch.setattr(provenance, "PACKAGE", library)
 
     def digest(*modules):
-        for function in (provenance._meaning, provenance._imports, provenance._tree):
+        for function in (provenance._facts, provenance._tree):
             function.cache_clear()
         return code_digest(tmp_path / "script.py", modules)
 
@@ -92,3 +93,16 @@ def test_every_rule_s_script_is_in_its_spec():
     assert used
     for script in used - {"train_nano.py"}:
         assert f'"{script}"' in source, script
+
+
+def test_a_job_stops_if_its_code_was_edited_after_it_was_planned(package):
+    library, digest = package
+    planned = digest("reprscope.other")
+    provenance.check_code(planned, "script.py", ["reprscope.other"])
+    (library / "deep.py").write_text("# A comment.\ndef g(x):\n    return x + 1\n")
+    digest()
+    provenance.check_code(planned, "script.py", ["reprscope.other"])
+    (library / "deep.py").write_text("def g(x):\n    return x + 2\n")
+    digest()
+    with pytest.raises(UserError, match=r"script\.py runs was edited after this run was planned"):
+        provenance.check_code(planned, "script.py", ["reprscope.other"])

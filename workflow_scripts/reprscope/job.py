@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from reprscope import failures
+from reprscope import failures, provenance
 from reprscope.errors import UserError
 from reprscope.files import full, is_full_disk
 
@@ -21,7 +21,7 @@ logger = logging.getLogger("reprscope")
 
 @contextlib.contextmanager
 def job(
-    log: str, threads: int, *, files: Iterable[str] = (), online: bool = False
+    log: str, threads: int, *, spec: str = "{}", files: Iterable[str] = (), online: bool = False
 ) -> Iterator[failures.State]:
     """Run a script's work.
 
@@ -35,6 +35,8 @@ def job(
         Path of the rule's log file.
     threads : int
         Cores that the rule was given.
+    spec : str
+        What the job was planned with; it stops if its code has been edited since.
     files : iterable of str
         What the job reads: after an unexpected error those that are damaged are looked for.
     online : bool
@@ -61,6 +63,9 @@ def job(
     )
     state = failures.begin(log)
     try:
+        if "code" in (planned := json.loads(spec)):
+            code = planned["code"]
+            provenance.check_code(code["digest"], code["script"], code["modules"])
         yield state
     except Exception as error:
         sentence = _sentence(error, files)

@@ -5,10 +5,14 @@ from __future__ import annotations
 import ast
 import hashlib
 import json
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from importlib import metadata
 from pathlib import Path
+
+from reprscope import fingerprints
+from reprscope.errors import UserError
 
 PACKAGE = Path(__file__).parent
 LIBRARIES = ("diffusers", "h5py", "numpy", "polars", "torch", "transformers")
@@ -67,7 +71,50 @@ def _tree(path: Path) -> ast.Module:
 
 
 @cache
+def _remembered() -> fingerprints.Known:
+    """What is known of code files by this very module under this Python."""
+    key = hashlib.sha256(Path(__file__).read_bytes() + sys.version.encode()).hexdigest()[:16]
+    return fingerprints.Known(fingerprints.FOLDER / f"code-{key}.json")
+
+
+def remember() -> None:
+    """Keep what is known of code, so that jobs need not parse what the plan has parsed."""
+    _remembered().save()
+
+
+@cache
+def _facts(path: Path) -> tuple[str, tuple[str, ...]]:
+    """Digest of what a file means, and the modules that it imports."""
+    text = _remembered().fact(
+        str(path), lambda path: "\n".join([_read_meaning(path), *_names(_tree(path))])
+    )
+    meaning, *names = text.split("\n")
+    return meaning, tuple(names)
+
+
 def _meaning(path: Path) -> str:
+    return _facts(path)[0]
+
+
+def _imports(path: Path) -> tuple[str, ...]:
+    return _facts(path)[1]
+
+
+def check_code(planned: str, script: str, modules: Iterable[str]) -> None:
+    """Check that the code is still that for which a job was planned.
+
+    Raises
+    ------
+    UserError
+        If it was edited in between: what the job makes would say that it was made by other code.
+    """
+    if code_digest(PACKAGE.parent / script, modules) != planned:
+        raise UserError(
+            f"The code that {script} runs was edited after this run was planned: run again."
+        )
+
+
+def _read_meaning(path: Path) -> str:
     """Digest of a file's syntax tree without docstrings."""
     tree = _tree(path)
     for node in ast.walk(tree):
@@ -80,11 +127,6 @@ def _meaning(path: Path) -> str:
             ):
                 node.body = node.body[1:]
     return hashlib.sha256(ast.dump(tree).encode()).hexdigest()
-
-
-@cache
-def _imports(path: Path) -> tuple[str, ...]:
-    return tuple(_names(_tree(path)))
 
 
 def _names(tree: ast.Module) -> Iterator[str]:

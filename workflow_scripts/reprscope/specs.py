@@ -25,8 +25,10 @@ Wildcards = Mapping[str, Any]
 
 
 @cache
-def _code(script: str, *modules: str) -> str:
-    return code_digest(SCRIPTS / script, modules)
+def _code(script: str, *modules: str) -> dict[str, Any]:
+    """What a job runs: the job compares it when it starts."""
+    found = code_digest(SCRIPTS / script, modules)
+    return {"digest": found, "script": script, "modules": sorted(set(modules))}
 
 
 def fetch_dataset(study: Study, dataset: str) -> str:
