@@ -28,6 +28,10 @@ onstart:
     failures.retry_only_what_may_end_otherwise(workflow.scheduler)
 
 
+onsuccess:
+    Path(paths.INCOMPLETE).unlink(missing_ok=True)
+
+
 onerror:
     # After all that Snakemake says, so that the last lines on the terminal are those for the user.
     atexit.register(

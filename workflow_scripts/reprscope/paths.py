@@ -34,6 +34,7 @@ SHAPES = "results/shapes.parquet"
 FIGURE = "results/figures/{experiment}/{figure}"
 FIGURE_FORMATS = ("json", "html", "svg", "png")
 REPORT = "results/report/index.html"
+INCOMPLETE = "results/incomplete/index.html"
 
 
 def located(value: Any) -> Any:
