@@ -18,16 +18,23 @@ MOST_FALSE: Final = 0.07
 
 @dataclass(frozen=True)
 class Covered:
-    """An interval and the truth that it should cover."""
+    """An interval and the truth that it should cover; without bounds, it is not counted."""
 
     truth: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
+
+    @property
+    def given(self) -> bool:
+        """Whether there is an interval: too few units have none."""
+        return all(one is not None and not math.isnan(one) for one in (self.low, self.high))
 
     @property
     def counts(self) -> bool:
         """Whether it covers."""
-        return self.low <= self.truth <= self.high
+        return bool(
+            self.low is not None and self.high is not None and self.low <= self.truth <= self.high
+        )
 
 
 @dataclass(frozen=True)
@@ -92,6 +99,8 @@ def rates(task: str, case: str, outcomes: Iterable[Outcome | Mapping[str, Outcom
         parts = outcome if isinstance(outcome, Mapping) else {"": outcome}
         for name, part in parts.items():
             kind = "coverage" if isinstance(part, Covered) else "false findings"
+            if isinstance(part, Covered) and not part.given:
+                continue
             seen = counts.setdefault((name, kind), [0, 0])
             seen[0] += part.counts
             seen[1] += 1

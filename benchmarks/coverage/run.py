@@ -101,9 +101,10 @@ def main() -> None:
     path = ROOT / RESULTS
     kept = [Rate(**row) for row in json.loads(path.read_text())] if path.exists() else []
     kept = [rate for rate in kept if rate.task in set(available()) - set(arguments.only)]
-    found = run(arguments.only, arguments.replicates, processes=arguments.processes)
-    everything = sorted([*kept, *found], key=lambda rate: rate.task)
-    print(table(found))
-    write_text(path, json.dumps([asdict(rate) for rate in everything], indent=1) + "\n")
-    page = ROOT / PAGE
-    write_text(page, fill(page.read_text(encoding="utf-8"), everything))
+    for task in arguments.only:  # each is kept as soon as it is there
+        kept += run([task], arguments.replicates, processes=arguments.processes)
+        kept.sort(key=lambda rate: rate.task)
+        write_text(path, json.dumps([asdict(rate) for rate in kept], indent=1) + "\n")
+        page = ROOT / PAGE
+        write_text(page, fill(page.read_text(encoding="utf-8"), kept))
+    print(table(kept))
