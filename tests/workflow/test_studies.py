@@ -109,6 +109,20 @@ THESIS = {
     "scorecard": 1,
     "report": 1,
 }
+# Added since: SPair-71k as DIFT reads it (eight noise seeds at 768 px, squashed, a prompt), the prompt
+# "a photo of a ...", PCK over alpha and by category, figure 2 with published mixing, and forms of
+# figures 12 to 14 and 28 by name.
+ADDED = {
+    "encode_prompts": 2,
+    "encode_images": 6,
+    "extract": 62,
+    "evaluate": 17,
+    "decode_noise": 6,
+    "tabulate": 2,
+    "figure": 7,
+}
+for _rule, _jobs in ADDED.items():
+    THESIS[_rule] += _jobs
 # Paper: three models, one set in 2 shards and four cuts of it, one timestep, eight tasks.
 PAPER = {
     "fetch_imagenet-subset": 1,
