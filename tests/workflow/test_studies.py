@@ -109,9 +109,9 @@ THESIS = {
     "scorecard": 1,
     "report": 1,
 }
-# Added since: SPair-71k as DIFT reads it (eight noise seeds at 768 px, squashed, a prompt), the prompt
-# "a photo of a ...", PCK over alpha and by category, figure 2 with published mixing, and forms of
-# figures 12 to 14 and 28 by name.
+# Added since: SPair-71k as DIFT reads it (eight noise seeds at 768 px, squashed, a prompt), the
+# prompt "a photo of a ...", PCK over alpha and by category, figure 2 with published mixing, and
+# forms of figures 12 to 14 and 28 by name.
 ADDED = {
     "encode_prompts": 2,
     "encode_images": 6,
