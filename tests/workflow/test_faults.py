@@ -100,22 +100,19 @@ def test_a_kill_at_every_stage_leaves_no_half_file_and_ends_in_the_same_bytes(fi
         assert (fresh.folder / "results" / path).read_bytes() == (results / path).read_bytes(), path
 
 
-def test_a_damaged_image_is_named_before_anything_of_it_is_stored(project):
-    import pyarrow as pa
-    import pyarrow.parquet as pq
+def test_a_dataset_that_was_written_by_another_program_is_made_again(project):
+    """It does not say what it was made with, so that nothing is measured on its damaged picture."""
+    import polars as pl
 
     path = project.folder / "results/datasets/creatures/images.parquet"
-    table = pq.read_table(path)
-    data = table["image"].to_pylist()
+    whole = path.read_bytes()
+    frame = pl.read_parquet(path)
+    data = frame["image"].to_list()
     data[3] = data[3][: len(data[3]) // 2]
-    at = table.column_names.index("image")
-    # With what the file says of itself: without, the dataset would be made anew.
-    damaged = table.set_column(at, table.schema[at], pa.array(data, table.schema[at].type))
-    pq.write_table(damaged.replace_schema_metadata(table.schema.metadata), path)
+    frame.with_columns(image=pl.Series(data, dtype=pl.Binary)).write_parquet(path)
     done = project.snakemake("results/tables/maps.parquet")
-    assert done.returncode != 0
-    assert "reprscope: Image menagerie-3-000003 cannot be decoded" in done.stderr
-    assert not list((project.folder / "results/latents").rglob("*.h5"))
+    assert done.returncode == 0, done.stderr
+    assert path.read_bytes() == whole
 
 
 def test_a_study_with_a_mistake_ends_before_any_job(project):
