@@ -23,28 +23,6 @@ rule shapes:
         "../workflow_scripts/shapes.py"
 
 
-def report_anyway():
-    """After a run that failed: a page with what there is, which says what failed.
-
-    It is not the report: that one would then count as made.
-    """
-    left = list(workflow.dag.needrun_jobs())
-    failed = failures.unmade(workflow.scheduler.failed, left)
-    inputs = report_inputs()
-    if paths.REPORT not in failed or all(table in failed for table in inputs["tables"]):
-        return
-    import_module("report").main(
-        manifests=inputs["manifests"],
-        images=inputs["datasets"],
-        shapes=paths.SHAPES,
-        card=paths.SCORECARD,
-        folder=Path("results/benchmarks"),
-        out=paths.INCOMPLETE,
-        spec=specs.report(study),
-        failed=failed,
-    )
-
-
 ruleorder: scorecard > tabulate
 
 
