@@ -14,6 +14,7 @@ from reprscope.device import count_gpus
 from reprscope.errors import UserError
 from reprscope.study import load
 
+jobs.import_from(Path(workflow.basedir) / "workflow_scripts")
 if {"{", "}"} & set(str(workflow.basedir)):
     sys.exit(
         f"Snakemake takes braces in {workflow.basedir} for a pattern: give the folder another name."

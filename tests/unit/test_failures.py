@@ -9,7 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from reprscope import failures, memory
+from reprscope import failures, system_memory
 from reprscope.failures import State
 from reprscope.job import damage
 
@@ -80,18 +80,18 @@ def test_what_the_machine_refuses_is_one_sentence(tmp_path, raised, sentence):
 def test_only_an_end_for_lack_of_memory_halves_the_batch(tmp_path, monkeypatch):
     """A job that was killed is tried again with the same batch, for the same bytes."""
     log = tmp_path / "log"
-    monkeypatch.setattr(memory, "kills", lambda: 3)
+    monkeypatch.setattr(system_memory, "kills", lambda: 3)
     code, state, _ = run(tmp_path, "os.kill(os.getpid(), signal.SIGKILL)")
     assert code == -signal.SIGKILL
     assert (state.sentence, state.batch(32)) == ("", 32)
     failures.write(log, State(host=state.host, kills=3))
     assert failures.begin(log).batch(32) == 32
 
-    monkeypatch.setattr(memory, "kills", lambda: 4)
+    monkeypatch.setattr(system_memory, "kills", lambda: 4)
     assert failures.begin(log).batch(32) == 16
     # Killed again, but by somebody; then by the kernel.
     assert failures.begin(log).batch(32) == 16
-    monkeypatch.setattr(memory, "kills", lambda: 5)
+    monkeypatch.setattr(system_memory, "kills", lambda: 5)
     assert failures.begin(log).batch(32) == 8
     # The kernel of another machine counts its own.
     failures.write(log, State(host="elsewhere", kills=0))
@@ -186,7 +186,7 @@ def test_a_damaged_input_is_named(tmp_path):
     manifest = tmp_path / "manifest.json"
     manifest.write_text(json.dumps({"files": {"weights.safetensors": sha256}}))
     assert f"{weights} is not what was fetched: delete the folder {tmp_path}" in damage(manifest)
-    from reprscope.models.hub import sha256 as digest
+    from reprscope.files import sha256 as digest
 
     manifest.write_text(json.dumps({"files": {"weights.safetensors": digest(weights)}}))
     assert damage(manifest) is None

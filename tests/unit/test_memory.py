@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from reprscope import memory
+from reprscope import memory, system_memory
 from reprscope.encoding import encode
 from reprscope.errors import UserError
 from reprscope.extraction import batches, extract
@@ -203,11 +203,11 @@ def test_memory_is_that_of_the_job_s_control_group_and_of_those_around_it(tmp_pa
         slurm__job__step={"memory_DOT_max": "max", "memory_DOT_current": GIB},
         slurm={"memory_DOT_max": 20 * GIB, "memory_DOT_current": 19 * GIB},
     )
-    found = memory.control_groups("0::/slurm/job/step\n", tmp_path)
+    found = system_memory.control_groups("0::/slurm/job/step\n", tmp_path)
     assert found == [6 * GIB, 1 * GIB]
-    assert memory.control_groups("0::/\n", tmp_path) == []
-    assert memory.control_groups("0::/of/the/host\n", tmp_path) == []
-    assert memory.control_groups("", tmp_path) == []
+    assert system_memory.control_groups("0::/\n", tmp_path) == []
+    assert system_memory.control_groups("0::/of/the/host\n", tmp_path) == []
+    assert system_memory.control_groups("", tmp_path) == []
 
 
 def test_memory_of_control_groups_of_version_1(tmp_path):
@@ -221,11 +221,11 @@ def test_memory_of_control_groups_of_version_1(tmp_path):
         },
     )
     own = "12:cpu,cpuacct:/job\n9:memory:/job\n1:name=systemd:/\n0::/\n"
-    assert memory.control_groups(own, tmp_path) == [3 * GIB + GIB // 2, 9223372036854771712]
+    assert system_memory.control_groups(own, tmp_path) == [3 * GIB + GIB // 2, 9223372036854771712]
 
 
 def test_the_kernel_s_kills_are_counted():
-    assert memory.kills() >= 0
+    assert system_memory.kills() >= 0
 
 
 if __name__ == "__main__":
@@ -239,7 +239,7 @@ if __name__ == "__main__":
     threading.stack_size(1 << 20)
     source, out = (Path(name) for name in sys.argv[1:])
     run(source, out, unet, BatchSize(CPU))
-    used = memory._status("VmSize")
+    used = system_memory.status("VmSize")
     for megabytes in range(200, 10, -10):
         resource.setrlimit(resource.RLIMIT_AS, (used + (megabytes << 20), resource.RLIM_INFINITY))
         size = BatchSize(CPU)

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from reprscope import memory
+from reprscope import system_memory
 from reprscope.files import write_text
 
 MOST: Final = 8
@@ -73,7 +73,7 @@ def write(log: str | Path, state: State) -> None:
 
 def begin(log: str | Path) -> State:
     """State of a new try, which follows from how the last one ended."""
-    last, host, kills = read(log), socket.gethostname(), memory.kills()
+    last, host, kills = read(log), socket.gethostname(), system_memory.kills()
     halvings = 0
     if last is not None:
         killed = not last.sentence and last.host == host and kills > last.kills

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import os
 import re
 import secrets
@@ -135,3 +136,15 @@ def resumed(
     }
     for out, sibling in siblings.items():
         sibling.replace(out)
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file; one that has not changed is read once per process for it."""
+    state = path.stat()
+    return _sha256(path, state.st_size, state.st_mtime_ns)
+
+
+@cache
+def _sha256(path: Path, size: int, changed: int) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

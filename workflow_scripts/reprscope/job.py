@@ -14,7 +14,7 @@ from pathlib import Path
 
 from reprscope import failures, provenance
 from reprscope.errors import UserError
-from reprscope.files import full, is_full_disk
+from reprscope.files import full, is_full_disk, sha256
 
 logger = logging.getLogger("reprscope")
 
@@ -130,8 +130,6 @@ def damage(path: Path) -> str | None:
 
 
 def _damaged_snapshot(manifest: Path, files: Mapping[str, str]) -> str | None:
-    from reprscope.models.hub import sha256
-
     for name, expected in files.items():
         path = manifest.parent / "snapshot" / name
         if not path.exists() or sha256(path.resolve()) != expected:

@@ -7,6 +7,7 @@ missing never share a job: a new timestep does not touch the old ones.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,16 @@ PLAN = Path(".snakemake/reprscope/extractions.json")
 """Tells the processes that run single jobs, for instance on a cluster, what the first one saw."""
 
 Wildcards = Mapping[str, Any]
+
+
+def import_from(folder: Path) -> None:
+    """Let the scripts of all jobs that this process starts import what is in a folder first.
+
+    Snakemake puts a script's own folder behind what is installed: in a clone that shares its
+    environment with another, jobs would run the other's library.
+    """
+    others = filter(None, [os.environ.get("PYTHONPATH")])
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(folder), *others])
 
 
 def together(study: Study, exists: Callable[[str], bool]) -> list[list[dict[str, Any]]]:

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from reprscope.errors import UserError
-from reprscope.files import write_text
+from reprscope.files import sha256, write_text
 from reprscope.models import layout
 from reprscope.models.denoiser import family as find_family
-from reprscope.models.hub import Found, obtain, sha256
+from reprscope.models.hub import Found, obtain
 from reprscope.models.registry import Repository, WeightsFile
 from reprscope.provenance import digest
 

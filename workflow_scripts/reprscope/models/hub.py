@@ -12,10 +12,10 @@ import logging
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 from reprscope.errors import UserError
+from reprscope.files import sha256
 from reprscope.models.registry import Repository
 
 logger = logging.getLogger(__name__)
@@ -182,15 +182,3 @@ def _is_intact(content: Path) -> bool:
         data = content.read_bytes()
         return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest() == content.name
     return True
-
-
-def sha256(path: Path) -> str:
-    """SHA-256 of a file; weights that have not changed are read once per process for it."""
-    state = path.stat()
-    return _sha256(path, state.st_size, state.st_mtime_ns)
-
-
-@cache
-def _sha256(path: Path, size: int, changed: int) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
