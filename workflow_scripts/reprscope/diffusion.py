@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from reprscope.errors import UserError
+from reprscope.models import schedulers
 from reprscope.seeds import item_seed
 
 if TYPE_CHECKING:
@@ -18,46 +18,44 @@ if TYPE_CHECKING:
 def alphas_cumprod(config: Mapping[str, Any]) -> NDArray[np.float64]:
     """Cumulative signal level of a variance-preserving (DDPM) schedule.
 
+    With ``rescale_betas_zero_snr`` its square root is moved and stretched so that nothing is left
+    of the signal at the last timestep (Lin et al. 2024, algorithm 1).
+
     Parameters
     ----------
     config : mapping
-        A diffusers scheduler configuration: ``beta_schedule`` (``linear``, ``scaled_linear`` or
-        ``squaredcos_cap_v2``), ``beta_start``, ``beta_end``, ``num_train_timesteps``.
+        A diffusers scheduler configuration; see :func:`reprscope.models.schedulers.complete`.
 
     Returns
     -------
     array, (num_train_timesteps,)
-        Products of ``1 - beta``, in (0, 1). Timestep 0 already adds a little noise.
+        Products of ``1 - beta``, in [0, 1). Timestep 0 already adds a little noise.
 
     Raises
     ------
     UserError
         For a schedule that is not of this kind.
     """
-    if config.get("rescale_betas_zero_snr"):
-        raise UserError(
-            "The model's scheduler rescales its betas to zero terminal signal, which is not "
-            "supported: use a model without rescale_betas_zero_snr."
-        )
-    steps = int(config.get("num_train_timesteps", 1000))
-    start, end = float(config.get("beta_start", 1e-4)), float(config.get("beta_end", 0.02))
-    schedule = config.get("beta_schedule", "linear")
-    if config.get("trained_betas") is not None:
-        betas = np.asarray(config["trained_betas"], float)
-    elif schedule == "linear":
+    found = schedulers.complete(config, "variance-preserving")
+    steps = found["num_train_timesteps"]
+    start, end = float(found["beta_start"]), float(found["beta_end"])
+    if found["trained_betas"] is not None:
+        betas = np.asarray(found["trained_betas"], float)
+    elif found["beta_schedule"] == "linear":
         betas = np.linspace(start, end, steps)
-    elif schedule == "scaled_linear":
+    elif found["beta_schedule"] == "scaled_linear":
         betas = np.linspace(start**0.5, end**0.5, steps) ** 2
-    elif schedule == "squaredcos_cap_v2":
+    else:
         time = np.arange(steps + 1) / steps
         level = np.cos((time + 0.008) / 1.008 * np.pi / 2) ** 2
         betas = np.minimum(1.0 - level[1:] / level[:-1], 0.999)
-    else:
-        raise UserError(
-            f"The model's scheduler has beta_schedule {schedule}, which is not known: use linear, "
-            "scaled_linear or squaredcos_cap_v2."
-        )
-    return np.asarray(np.cumprod(1.0 - betas), np.float64)
+    levels = np.cumprod(1.0 - betas)
+    if found.get("rescale_betas_zero_snr"):
+        root = np.sqrt(levels)
+        levels = ((root - root[-1]) * (root[0] / (root[0] - root[-1]))) ** 2
+        if found["_class_name"] in schedulers.FLOORED:
+            levels[-1] = schedulers.FLOOR
+    return np.asarray(levels, np.float64)
 
 
 def noise(

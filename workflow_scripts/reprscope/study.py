@@ -21,7 +21,7 @@ from reprscope import drawable, figures, paths, tasks
 from reprscope.data import sources
 from reprscope.errors import UserError, perhaps
 from reprscope.figures.theme import Theme
-from reprscope.models import registry
+from reprscope.models import registry, schedulers
 from reprscope.models.denoiser import family
 from reprscope.models.fetch import SUFFIXES
 from reprscope.models.positions import resolve
@@ -118,12 +118,17 @@ class ModelEntry:
         """Module paths of the denoiser in network order."""
         return family(self.family).positions(self.denoiser)
 
-    @property
+    @cached_property
     def timesteps(self) -> int:
         """Number of training timesteps."""
         if self.hub is not None:
-            return int(self.hub.architecture.scheduler["num_train_timesteps"])
-        return int(self._config("scheduler/scheduler_config.json")["num_train_timesteps"])
+            config = self.hub.architecture.scheduler
+        else:
+            config = self._config("scheduler/scheduler_config.json")
+        try:
+            return schedulers.timesteps(config, family(self.family).NOISE)
+        except UserError as error:
+            raise UserError(f"models.{self.name}: {error}") from error
 
     @property
     def upcast_attention(self) -> bool:

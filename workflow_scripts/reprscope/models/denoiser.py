@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import torch
 
     import reprscope.protocol
+    from reprscope.models import schedulers
 
 
 Grid = tuple[int, int]
@@ -93,6 +94,9 @@ class Family(Protocol):
 
     COMPONENT: str
     """Folder of the denoiser in diffusers' layout."""
+
+    NOISE: schedulers.Kind
+    """How it was trained to be noised."""
 
     def positions(self, config: Mapping[str, Any]) -> list[str]:
         """Module paths in the order of the forward pass; without torch."""

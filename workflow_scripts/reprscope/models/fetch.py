@@ -11,7 +11,7 @@ from typing import Any
 
 from reprscope.errors import UserError
 from reprscope.files import sha256, write_text
-from reprscope.models import layout
+from reprscope.models import layout, schedulers
 from reprscope.models.denoiser import family as find_family
 from reprscope.models.hub import Found, obtain
 from reprscope.models.registry import Repository, WeightsFile
@@ -161,7 +161,7 @@ def _check_plan(found: Found, wanted: Mapping[str, Any], *, family: str) -> None
     try:
         same = (
             digest(kind.positions(config)) == wanted["positions"]
-            and schedule["num_train_timesteps"] == wanted["timesteps"]
+            and schedulers.timesteps(schedule, kind.NOISE) == wanted["timesteps"]
         )
     except KeyError:
         same = False

@@ -9,16 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from reprscope.errors import UserError
-
-UNSUPPORTED = (
-    "invert_sigmas",
-    "shift_terminal",
-    "use_beta_sigmas",
-    "use_exponential_sigmas",
-    "use_karras_sigmas",
-)
-"""Settings of diffusers' scheduler that bend the schedule in other ways."""
+from reprscope.models import schedulers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,25 +74,19 @@ def schedule_of(config: Mapping[str, Any]) -> FlowSchedule:
     Raises
     ------
     UserError
-        If it is not one of flow matching, or bends its schedule in a way that is not known here.
+        If it is not one of flow matching, or bends its schedule in a way that is not known here;
+        see :func:`reprscope.models.schedulers.complete`.
     """
-    name = str(config.get("_class_name", ""))
-    bent = [key for key in UNSUPPORTED if config.get(key)]
-    if not name.startswith("FlowMatch") or bent:
-        raise UserError(
-            f"The model's scheduler is {name or 'unnamed'}{''.join(f' with {key}' for key in bent)}"
-            ", which is not supported: use a model with a FlowMatchEulerDiscreteScheduler, or set "
-            "`family: unet`."
-        )
-    steps = int(config.get("num_train_timesteps", 1000))
-    if not config.get("use_dynamic_shifting", False):
-        return FlowSchedule(steps=steps, shift=float(config.get("shift", 1.0)))
+    found = schedulers.complete(config, "flow-matching")
+    steps = found["num_train_timesteps"]
+    if not found.get("use_dynamic_shifting"):
+        return FlowSchedule(steps=steps, shift=float(found["shift"]))
     dynamic = DynamicShift(
-        base_shift=float(config.get("base_shift", 0.5)),
-        max_shift=float(config.get("max_shift", 1.15)),
-        base_tokens=int(config.get("base_image_seq_len", 256)),
-        max_tokens=int(config.get("max_image_seq_len", 4096)),
-        kind=config.get("time_shift_type", "exponential"),
+        base_shift=float(found["base_shift"]),
+        max_shift=float(found["max_shift"]),
+        base_tokens=found["base_image_seq_len"],
+        max_tokens=found["max_image_seq_len"],
+        kind=found["time_shift_type"],
     )
     return FlowSchedule(steps=steps, shift=dynamic)
 

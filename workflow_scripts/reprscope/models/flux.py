@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from reprscope.models.denoiser import Noising
 
 COMPONENT = COMPONENT_FOLDER
+NOISE = "flow-matching"
 
 PATCH = 2
 """Latents per side of a token: the pipeline packs them, the module knows nothing of it."""

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from reprscope.models.denoiser import Noising
 
 COMPONENT = COMPONENT_FOLDER
+NOISE = "flow-matching"
 PATCH = 2
 
 CLIP_TOKENS = 77

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from reprscope.diffusion import alphas_cumprod
 from reprscope.errors import UserError
+from reprscope.models import schedulers
 from reprscope.models.denoiser import Passed, to_grid
 from reprscope.models.parts import load_part, write_untrained
 from reprscope.protocol import Protocol
@@ -25,13 +26,11 @@ if TYPE_CHECKING:
     from reprscope.models.denoiser import Noising
 
 COMPONENT = "unet"
+NOISE = "variance-preserving"
 PATCH = 1
 
 TOKENS = 77
 """Length of a CLIP embedding."""
-
-SIGMA_SPACE = ("EulerAncestralDiscreteScheduler", "EulerDiscreteScheduler")
-"""Samplers that scale the denoiser's input, because their own latents grow with the noise."""
 
 
 class UNet:
@@ -60,7 +59,7 @@ class UNet:
         self.module = module.eval().requires_grad_(False)
         self._alphas = alphas_cumprod(schedule)
         self._sized = sized
-        self._rescaling = rescaling and schedule.get("_class_name") in SIGMA_SPACE
+        self._rescaling = rescaling and schedule.get("_class_name") in schedulers.SIGMA_SPACE
 
     @property
     def clipping(self) -> Sequence[str]:
@@ -278,7 +277,8 @@ def make_empty(
             pooled = full["projection_class_embeddings_input_dim"] - sizes
             prompt |= {"pooled": torch.empty(1, pooled), "pixels": torch.empty(1, 2)}
         latents = torch.empty(1, full["in_channels"], *grid)
-    return UNet(module, {}, sized=sized), latents, prompt
+    # Without weights and without values the schedule does not matter.
+    return UNet(module, {"_class_name": "DDPMScheduler"}, sized=sized), latents, prompt
 
 
 def make_untrained(folder: Path, out: Path, *, seed: int) -> None:
