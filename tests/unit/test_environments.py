@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from reprscope import provenance
+from reprscope.code_digests import imported, module_path
 from reprscope.models.denoiser import families
 
 ROOT = Path(__file__).parents[2]
@@ -50,14 +50,14 @@ def scripts_of(environment: str) -> dict[str, set[str]]:
 def third_party(script: Path, extra: list[str]) -> set[str]:
     """Distributions that a script and the reprscope modules it reaches import."""
     names, reached, queue = set(), set(), [script]
-    modules = [*provenance._imports(script), *extra]
+    modules = [*imported(script), *extra]
     while modules:
         name = modules.pop()
-        path = provenance._module_path(name)
+        path = module_path(name)
         if path is not None and path not in reached:
             reached.add(path)
             queue.append(path)
-            modules.extend(provenance._imports(path))
+            modules.extend(imported(path))
     for path in queue:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Import):

@@ -57,6 +57,14 @@ CHANGES = {
         ],
         {},
     ),
+    "a message of the store": (
+        [("workflow_scripts/reprscope/store.py", "values that are not finite", "wrong values")],
+        {},
+    ),
+    "a sentence of the report": (
+        [("workflow_scripts/reprscope/findings.py", "With noise seed", "For noise seed")],
+        {"report": 1},
+    ),
     "a docstring of the store": (
         [("workflow_scripts/reprscope/store.py", '"""Token grid of', '"""The token grid of')],
         {},

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from reprscope import failures, provenance
+from reprscope import code_digests, failures
 from reprscope.errors import UserError
 from reprscope.files import full, is_full_disk, sha256
 
@@ -65,7 +65,7 @@ def job(
     try:
         if "code" in (planned := json.loads(spec)):
             code = planned["code"]
-            provenance.check_code(code["digest"], code["script"], code["modules"])
+            code_digests.check_code(code["digest"], code["script"], code["modules"])
         yield state
     except Exception as error:
         sentence = _sentence(error, files)

@@ -15,13 +15,24 @@ from pathlib import Path
 from typing import Any
 
 from reprscope import fingerprints, paths, published, tasks, words
+from reprscope.code_digests import code_digest
 from reprscope.comparison import matches
 from reprscope.models.denoiser import family
-from reprscope.provenance import canonical_json, code_digest, digest
+from reprscope.provenance import canonical_json, digest
 from reprscope.study import Measurement, ModelEntry, Study
 
 SCRIPTS = Path(__file__).parents[1]
 Wildcards = Mapping[str, Any]
+
+
+def _task(kind: str, *names: str) -> list[str]:
+    """Definitions that a script asks of a task."""
+    return [f"reprscope.tasks.{kind}:{name}" for name in names]
+
+
+def _family(name: str, *names: str) -> list[str]:
+    """Definitions that a script asks of a model family."""
+    return [f"reprscope.models.{name}:{each}" for each in names]
 
 
 @cache
@@ -96,7 +107,9 @@ def encode_prompts(study: Study, wildcards: Wildcards) -> str:
     model_family = study.models[wildcards["text_encoder"]].family
     return canonical_json(
         {
-            "code": _code("encode_prompts.py", f"reprscope.models.{model_family}"),
+            "code": _code(
+                "encode_prompts.py", *_family(model_family, "encode_prompts", "text_precision")
+            ),
             "family": model_family,
             "template": study.prompts[prompt],
         }
@@ -114,7 +127,9 @@ def extract(study: Study, wildcards: Wildcards) -> str:
     del protocol["coordinates"]  # a matter of tasks
     return canonical_json(
         {
-            "code": _code("extract.py", f"reprscope.models.{model.family}"),
+            "code": _code(
+                "extract.py", *_family(model.family, "COMPONENT", "load", "reduced_precision")
+            ),
             "family": model.family,
             "positions": hookset.resolve(model),
             "store": hookset.store,
@@ -145,7 +160,7 @@ def offsets(study: Study, model: str) -> str:
     wanted = {name for hookset in hooksets for name in study.hooksets[hookset].resolve(entry)}
     return canonical_json(
         {
-            "code": _code("measure_offsets.py", f"reprscope.models.{entry.family}"),
+            "code": _code("measure_offsets.py", *_family(entry.family, "load")),
             "family": entry.family,
             "positions": [name for name in entry.positions if name in wanted],
             "resolution": entry.resolution,
@@ -174,7 +189,7 @@ def evaluate(study: Study, wildcards: Wildcards) -> str:
 
     return canonical_json(
         {
-            "code": _code("evaluate.py", f"reprscope.tasks.{task.kind}"),
+            "code": _code("evaluate.py", *_task(task.kind, "PROTOCOL", "Parameters", "measure")),
             "kind": task.kind,
             "parameters": asdict(task.parameters),
             "files": fingerprints.each(task.files),
@@ -199,8 +214,8 @@ def decode_noise(study: Study, wildcards: Wildcards) -> str:
         {
             "code": _code(
                 "decode_noise.py",
-                f"reprscope.tasks.{task.kind}",
-                f"reprscope.models.{model.family}",
+                *_task(task.kind, "Parameters", "measure"),
+                *_family(model.family, "noising"),
             ),
             "kind": task.kind,
             "parameters": asdict(task.parameters),
@@ -218,7 +233,7 @@ def tabulate(study: Study, name: str) -> str:
     kind = study.kind(experiment)
     return canonical_json(
         {
-            "code": _code("summarise.py", f"reprscope.tasks.{kind}"),
+            "code": _code("summarise.py", *_task(kind, "Parameters", "relate", "summarise")),
             "kind": kind,
             "tasks": {name: asdict(study.tasks[name].parameters) for name in experiment.tasks},
             "positions": {model: study.positions(experiment, model) for model in experiment.models},
@@ -312,7 +327,11 @@ def report(study: Study) -> str:
         {
             "code": _code(
                 "report.py",
-                *(f"reprscope.tasks.{study.kind(e)}" for e in study.experiments.values()),
+                *(
+                    name
+                    for experiment in study.experiments.values()
+                    for name in _task(study.kind(experiment), "findings")
+                ),
             ),
             "title": study.title,
             "introduction": words.introduction(study),

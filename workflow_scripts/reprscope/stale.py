@@ -19,7 +19,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from reprscope import fingerprints, provenance
+from reprscope import code_digests, fingerprints
 from reprscope.provenance import canonical_json, digest
 
 _HEAD = re.compile(r'<meta name="spec" content="([0-9a-f]+)">')
@@ -150,7 +150,7 @@ def watch() -> None:
             self.forcefiles.update(stale(self.jobs, self.workflow.persistence))
             _specs().save()
             fingerprints.contents().save()
-            provenance.remember()
+            code_digests.remember()
         await plan(self, create_inventory)
 
     DAG.update_needrun = update_needrun

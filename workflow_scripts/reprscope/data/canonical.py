@@ -43,7 +43,7 @@ from reprscope.errors import UserError
 from reprscope.files import atomic
 from reprscope.store import reserve
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 #: Key of the source's record in the metadata of ``images.parquet``.
 RECORD = "reprscope.record"
@@ -192,7 +192,7 @@ def write_dataset(dataset: Dataset, folder: Path, *, spec: str = "") -> None:
                     part, metadata={RECORD: json.dumps(dataset.record), "spec": spec}
                 )
     for line in dataset.record:
-        log.info("%s", line)
+        logger.info("%s", line)
     for name, maps in (("depth", dataset.depth), ("masks", dataset.masks)):
         if maps is not None:
             write_maps(folder / FILES[name], maps, spec=spec)

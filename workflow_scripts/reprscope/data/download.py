@@ -22,7 +22,7 @@ from reprscope.progress import progress
 if TYPE_CHECKING:
     import requests
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 #: Bytes that are read at a time.
 BLOCK = 1 << 16
@@ -95,11 +95,11 @@ def _fetch_first(
     for url in urls:
         part = target.with_name(f".{_short(url)}.part-{target.name}")
         try:
-            log.info("Download %s", url)
+            logger.info("Download %s", url)
             _download(url, part)
             _verify_part(part, size, checksum)
         except _FailedError as error:
-            log.warning("%s: %s", url, error)
+            logger.warning("%s: %s", url, error)
             failures.append(f"{url}: {error}")
             continue
         part.replace(target)
@@ -140,7 +140,7 @@ def _download(url: str, part: Path) -> None:
             if attempt == ATTEMPTS or _size(part) == before:
                 reason = "the connection was cut off" if _size(part) else "no answer"
                 raise _FailedError(f"{reason} ({type(error).__name__})") from error
-            log.warning("%s: cut off at %d bytes", url, _size(part))
+            logger.warning("%s: cut off at %d bytes", url, _size(part))
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise UserError(

@@ -22,7 +22,7 @@ from reprscope.data.texts import label_text, text_or_none
 from reprscope.errors import UserError
 from reprscope.seeds import item_seed
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 #: Kinds of files that are read; ``cache`` is what the package keeps of them on this machine.
 KINDS = ("arrow", "cache", "imagefolder", "parquet", "webdataset")
@@ -120,7 +120,7 @@ class HubDataset:
                 "WebDataset files."
             )
         self._kind = kind
-        log.info("%s", self.version)
+        logger.info("%s", self.version)
 
     @property
     def version(self) -> str:

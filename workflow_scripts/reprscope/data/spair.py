@@ -27,7 +27,7 @@ from reprscope.data import counts, download
 from reprscope.data.canonical import IMAGES_SCHEMA, KEYPOINTS_SCHEMA, PAIRS_SCHEMA, Dataset
 from reprscope.errors import UserError
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 OFFICIAL = "https://cvlab.postech.ac.kr/research/SPair-71k/data/SPair-71k.tar.gz"
 
@@ -229,7 +229,7 @@ def _check_counts(
         "images": len(photos),
         "test_keypoints": sum(len(p["keypoints"]) for p in pairs if p["split"] == "test"),
     }
-    log.info("SPair-71k: %s", found)
+    logger.info("SPair-71k: %s", found)
     counts.check(found, expected, what="SPair-71k")
 
 

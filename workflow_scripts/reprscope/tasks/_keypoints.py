@@ -28,7 +28,7 @@ SIDES: Final = ("source", "target")
 CORNERS: Final = ("x0", "y0", "x1", "y1")
 COLUMNS: Final = ("pair_id", "split", "category", "keypoint", "source_id", "target_id")
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class Points:
             If it shows none.
         """
         if not shown.all():
-            log.info("the view shows %d of %d keypoints", shown.sum(), len(shown))
+            logger.info("the view shows %d of %d keypoints", shown.sum(), len(shown))
         if not shown.any():
             raise UserError(
                 f"{task}: the view moves every keypoint out of the picture; "

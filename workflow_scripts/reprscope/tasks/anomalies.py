@@ -125,7 +125,7 @@ _SUMMARY: Final = {
     "p": pl.Float64,
 }
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -223,7 +223,7 @@ def measure(
                 **common,
             )
         )
-        log.info("measured %d anomalies at %s", len(anomalies), position)
+        logger.info("measured %d anomalies at %s", len(anomalies), position)
     return pl.concat(frames)
 
 

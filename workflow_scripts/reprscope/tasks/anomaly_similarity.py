@@ -80,7 +80,7 @@ _SUMMARY: Final = {
     "patches": pl.Int32,
 }
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,7 +143,7 @@ def measure(
                     count=count,
                 )
             )
-        log.info("compared the tokens of %d patches at %s", len(patches), position)
+        logger.info("compared the tokens of %d patches at %s", len(patches), position)
     return pl.concat(frames)
 
 

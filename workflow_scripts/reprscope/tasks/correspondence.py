@@ -173,7 +173,7 @@ _SUMMARY: Final[dict[str, Any]] = {
 }
 _PAIRS: Final = ("points_of_pair", "source_of_pair", "target_of_pair", "category_of_pair")
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -415,7 +415,7 @@ def measure(
         if variant is not None:
             predicted, similarity = variant.match(position)
             frames.append(_rows(variant.seen, "cosine", position, predicted, similarity))
-        log.info("matched %d keypoints at %s", len(seen), position)
+        logger.info("matched %d keypoints at %s", len(seen), position)
     table = points.table
     source = table.select("source_x", "source_y").to_numpy()
     in_box = same_place_in_box(source, boxes(table, "source_box"), boxes(table, "target_box"))

@@ -124,7 +124,7 @@ _SUMMARY: Final = {
     "strength": pl.Float64,
 }
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -391,7 +391,7 @@ def _fit_ridge(
         strength = STRENGTHS[int(np.argmin(errors))]
         final = train + choose if images.refit else train
         fits[position] = (ridge(final, [strength])[0], strength)
-        log.info("fitted %s: strength %g", position, strength)
+        logger.info("fitted %s: strength %g", position, strength)
     return fits
 
 
@@ -432,7 +432,7 @@ def _fit_published(
         learning_rate=parameters.learning_rate,
         rng=rng,
     )
-    log.info("trained %s: %d steps", position, parameters.steps)
+    logger.info("trained %s: %d steps", position, parameters.steps)
     return fit
 
 

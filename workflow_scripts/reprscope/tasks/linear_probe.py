@@ -81,7 +81,7 @@ _OVER: Final = ("over_low", "over_high")
 _PART: Final = 5
 """One in so many training images is held out to choose the penalty."""
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -269,11 +269,11 @@ def measure(
                 )
             )
             if probe.converged is False:
-                log.warning(
+                logger.warning(
                     "the probe of %d images at %s has not converged after %d iterations",
                     *(number, position, probe.iterations),
                 )
-        log.info("probed %s: %d classes, %d training images", position, len(names), len(train))
+        logger.info("probed %s: %d classes, %d training images", position, len(names), len(train))
     return pl.concat(frames)
 
 

@@ -57,7 +57,7 @@ _SCHEMA: Final = {
     "png": pl.Binary,
 }
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +103,7 @@ def measure(
             mean = np.mean(list(maps.values()), axis=0)
             frames.append(_map(position, mean, kind="mean", images=len(images)))
         else:
-            log.warning("grids differ between images at %s: no mean map", position)
+            logger.warning("grids differ between images at %s: no mean map", position)
         values = [statistics(one) for one in maps.values()]
         frames.append(
             frame(

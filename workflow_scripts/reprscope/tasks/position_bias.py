@@ -79,7 +79,7 @@ _CELL: Final = ("position", "of", "axis", "within")
 _COLOURS: Final = 6
 """Means and deviations, without their products: similarities are no linear maps."""
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,7 +206,7 @@ def measure(
             for within in parameters.within:
                 counted = counts(found, seen[key], content, grid, within)
                 rows += [common | {"within": within} | one for one in counted]
-        log.info("matched %d pairs at %s", len(comparisons), position)
+        logger.info("matched %d pairs at %s", len(comparisons), position)
     names = ("height", "width", "within", "tokens", "matches", "colours", "correct")
     return pl.DataFrame(
         rows, schema_overrides=dict.fromkeys(names, pl.Int32), infer_schema_length=None

@@ -168,7 +168,7 @@ _SUMMARY: Final = {
     "published_extra_errors": pl.Float64,
 }
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -593,7 +593,7 @@ def _listed(
         )
         counts.add(matches, places)
         frames.append(counts.table(position))
-        log.info("counted %d keypoints at %s", len(table), position)
+        logger.info("counted %d keypoints at %s", len(table), position)
     return pl.concat(frames)
 
 
@@ -666,7 +666,7 @@ def _all(
                 "keypoints, or `pairs: listed`."
             )
         tables.append(counts.table(position))
-        log.info("counted %d correspondences at %s", counts.points, position)
+        logger.info("counted %d correspondences at %s", counts.points, position)
     return pl.concat(tables)
 
 

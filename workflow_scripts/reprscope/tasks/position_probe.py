@@ -136,7 +136,7 @@ _SUMMARY: Final = {
     **{name: _SCHEMA[name] for name in ("predicted_row", "predicted_col", "png")},
 }
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -267,7 +267,7 @@ def measure(
             common: dict[str, Any] = {"position": position, "split": "test", "image_id": image}
             common |= {"height": grid[0], "width": grid[1]}
             frames += _maps(probe.predict(_flat(tokens(image))), grid, common)
-        log.info("probed %s: %d x %d", position, *grid)
+        logger.info("probed %s: %d x %d", position, *grid)
     schema = pl.DataFrame(schema=_SCHEMA)
     return pl.concat([schema, *(_typed(frame) for frame in frames)], how="diagonal")
 

@@ -43,7 +43,7 @@ TABLE_COLUMNS: Final = (
     "deviation",
 )
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,7 +119,7 @@ def measure(
             square += away * (similarity - mean)
         deviation = np.sqrt(square / len(images))
         frames.append(_frame(position, noise, grid, chosen, mean, deviation, len(images)))
-        log.info("compared %d images at %s", len(images), position)
+        logger.info("compared %d images at %s", len(images), position)
     return pl.concat(frames)
 
 

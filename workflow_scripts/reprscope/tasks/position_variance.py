@@ -53,7 +53,7 @@ REMOVED: Final = ("nothing", "colours")
 _KIND: Final = "position_variance"
 _VALUES: Final = ("cross", "square", "mean_cross", "p")
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,7 +145,7 @@ def measure(
                     "p": place_variance.sign_flip_p(gram, draws=parameters.draws, rng=rng),
                 }
                 frames.append(pl.DataFrame(columns))
-        log.info("%s: %d images", position, len(images))
+        logger.info("%s: %d images", position, len(images))
     whole = dict.fromkeys(("height", "width", "channels"), pl.Int32)
     return pl.concat(frames).cast(whole | dict.fromkeys(_VALUES, pl.Float64))  # type: ignore[arg-type]
 

@@ -64,7 +64,7 @@ _SCHEMA: Final = {
     **dict.fromkeys(COUNTS, pl.Int32),
 }
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,7 +174,7 @@ def measure(
             found.append(
                 (position, image, _counts(tokens, prototype, actual, parameters.thresholds))
             )
-        log.info("searched %s by a prototype of %d patches", position, len(model))
+        logger.info("searched %s by a prototype of %d patches", position, len(model))
     size = len(parameters.thresholds)
     names = np.array([image for _, image, _ in found]).repeat(size)
     return frame(

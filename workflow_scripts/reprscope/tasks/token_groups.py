@@ -94,7 +94,7 @@ _SUMMARY: Final = {
     "images": pl.Int64,
 }
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -199,7 +199,7 @@ def measure(
             parts.append(_frame(position, names, np.array(values), sizes, grids))
     if left_out:
         there = ", ".join(f"{size:g}" for size in sorted(left_out))
-        log.warning("no view in `crops` cuts by the size of tokens of %s px: left out", there)
+        logger.warning("no view in `crops` cuts by the size of tokens of %s px: left out", there)
     if not parts:
         cuts = ", ".join(f"{size:g}" for size in sorted(crops))
         raise UserError(
