@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-PARTS = ("Snakefile", "rules", "schemas", "workflow_scripts", "profiles", "envs")
+PARTS = ("Snakefile", "rules", "workflow_scripts", "profiles", "envs")
 
 
 def run(folder: Path, study: str, wanted: Sequence[str], *, cores: int) -> None:

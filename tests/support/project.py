@@ -12,7 +12,7 @@ from support import planner
 ROOT = Path(__file__).parents[2]
 SMALL = ROOT / "tests" / "small.yaml"
 SNAKEMAKE = str(Path(sys.executable).with_name("snakemake"))
-PARTS = ("Snakefile", "rules", "schemas", "workflow_scripts", "profiles", "envs")
+PARTS = ("Snakefile", "rules", "workflow_scripts", "profiles", "envs")
 
 
 def environment() -> dict[str, str]:

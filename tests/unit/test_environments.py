@@ -3,6 +3,7 @@
 import ast
 import re
 import sys
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -98,7 +99,10 @@ def test_the_lock_file_satisfies_the_ranges_of_the_project():
 
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     locked = lock()
-    for text in [*project["dependencies"], *project["optional-dependencies"]["dev"]]:
+    extras = project["optional-dependencies"]
+    for text in {*project["dependencies"], *chain(*extras.values())} - set(extras["all"]):
         requirement = Requirement(text)
         assert requirement.specifier.contains(locked[requirement.name.lower().replace("_", "-")])
     assert locked["torch"] == "2.13.0"
+    (everything,) = extras["all"]
+    assert Requirement(everything).extras == set(extras) - {"all", "dev"}

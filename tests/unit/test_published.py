@@ -14,7 +14,7 @@ from reprscope.published import beside
 from reprscope.study import parse, read
 
 ROOT = Path(__file__).parents[2]
-FOLDER = ROOT / "resources" / "published"
+FOLDER = Path(published.__file__).parent / "values"
 INDEX = published.index(FOLDER)
 FILES = sorted(path.name for path in FOLDER.glob("*.csv"))
 
@@ -316,9 +316,7 @@ def test_figures_depend_on_the_index_and_read_only_the_files_that_match():
     spec = json.loads(specs.figure(study, "mine", "f"))
     assert [m["entry"] for m in spec["published"]["matches"]] == [m.entry for m in found(study)]
     assert spec["published"]["index"]["pck-by-timestep"]["item"] == "figure 7"
-    assert published.files(["pck-by-timestep"]) == [
-        str(ROOT / "resources/published/pck_by_timestep.csv")
-    ]
+    assert published.files(["pck-by-timestep"]) == [str(FOLDER / "pck_by_timestep.csv")]
     assert published.files([]) == []
     nothing = json.loads(specs.figure(study_with(models=["own"]), "mine", "f"))
     assert nothing["published"] == {"matches": [], "index": {}, "values": {}}

@@ -241,7 +241,9 @@ def test_parts_open_with_what_was_found_first(entries):
 
 
 def test_a_study_can_name_every_part():
-    schema = json.loads(Path("schemas/study.schema.json").read_text(encoding="utf-8"))
+    schema = json.loads(
+        Path("workflow_scripts/reprscope/study.schema.json").read_text(encoding="utf-8")
+    )
     entry = schema["properties"]["experiments"]["items"]["properties"]["part"]
     assert entry["enum"] == [*report.PARTS]
 

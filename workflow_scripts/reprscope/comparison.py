@@ -8,7 +8,7 @@ from typing import Any
 
 import polars as pl
 
-from reprscope import paths, published, tasks
+from reprscope import published, tasks
 from reprscope.data import sources
 from reprscope.parameters import build
 from reprscope.protocol import PROTOCOLS
@@ -17,7 +17,7 @@ from reprscope.views import View
 
 
 def matches(
-    study: Study, experiment: Experiment, folder: Path = Path(paths.PUBLISHED)
+    study: Study, experiment: Experiment, folder: Path = published.VALUES
 ) -> list[published.Match]:
     """Entries of the index that an experiment measures again, under the study's names.
 

@@ -29,7 +29,6 @@ DECODED = MEASUREMENT.replace("{hookset}", "latents")
 
 TABLE = "results/tables/{experiment}.parquet"
 SCORECARD = "results/tables/scorecard.parquet"
-PUBLISHED = str(PROJECT / "resources" / "published")
 SHAPES = "results/shapes.parquet"
 FIGURE = "results/figures/{experiment}/{figure}"
 FIGURE_FORMATS = ("json", "html", "svg", "png")

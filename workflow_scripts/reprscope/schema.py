@@ -1,4 +1,4 @@
-"""Checking a study against ``schemas/study.schema.json``, in sentences."""
+"""Checking a study against ``study.schema.json``, in sentences."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _TYPES: Final = {
     "boolean": "true or false",
 }
 
-SCHEMA = Path(__file__).parents[2] / "schemas" / "study.schema.json"
+SCHEMA = Path(__file__).with_name("study.schema.json")
 
 
 @cache

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import polars as pl
 
-from reprscope import paths, published
+from reprscope import published
 from reprscope.provenance import canonical_json
 
 PLACES: Final = ("model", "position", "timestep", "resolution")
@@ -37,9 +37,7 @@ SCHEMA: Final = {
 Compared = tuple[str, pl.DataFrame, Sequence[published.Match]]
 
 
-def scorecard(
-    experiments: Sequence[Compared], folder: Path = Path(paths.PUBLISHED)
-) -> pl.DataFrame:
+def scorecard(experiments: Sequence[Compared], folder: Path = published.VALUES) -> pl.DataFrame:
     """Table with a row for each published number.
 
     Parameters

@@ -1,7 +1,7 @@
 """What the thesis and the paper report, and the same values beside those of a study.
 
-The values are in ``resources/published``: CSVs, and an index that says for each part of them where
-it stands and what measures the same. :mod:`reprscope.comparison` finds the parts that a study
+The values are in ``values``: CSVs, and an index that says for each part of them where it stands and
+what measures the same. :mod:`reprscope.comparison` finds the parts that a study
 measures again; this module reads values and sets them beside the rows of a table.
 """
 
@@ -16,9 +16,11 @@ from typing import Any
 import polars as pl
 import yaml
 
-from reprscope import paths
 from reprscope.errors import UserError
 from reprscope.parameters import build
+
+VALUES = Path(__file__).parent / "values"
+"""Folder with the published values."""
 
 PREFIX = "published_"
 """Column ``published_pck`` of a figure's table holds the published values of ``pck``."""
@@ -139,7 +141,7 @@ class Match:
 
 
 @cache
-def index(folder: Path = Path(paths.PUBLISHED)) -> Mapping[str, Entry]:
+def index(folder: Path = VALUES) -> Mapping[str, Entry]:
     """All entries of the index by name.
 
     Raises
@@ -151,12 +153,12 @@ def index(folder: Path = Path(paths.PUBLISHED)) -> Mapping[str, Entry]:
     return {name: build(Entry, values, entry=name) for name, values in content.items()}
 
 
-def files(names: Sequence[str], folder: Path = Path(paths.PUBLISHED)) -> list[str]:
+def files(names: Sequence[str], folder: Path = VALUES) -> list[str]:
     """Files that hold the values of the named entries."""
     return [str(folder / file) for file in dict.fromkeys(index(folder)[n].file for n in names)]
 
 
-def values(entry: Entry, folder: Path = Path(paths.PUBLISHED)) -> pl.DataFrame:
+def values(entry: Entry, folder: Path = VALUES) -> pl.DataFrame:
     """Published values of an entry.
 
     Returns
@@ -229,14 +231,12 @@ def aligned(rows: pl.DataFrame, table: pl.DataFrame, entry: str) -> tuple[pl.Dat
         if key not in table.columns:
             raise UserError(
                 f"Published values {entry} are told apart by {key}, which the table does not have: "
-                "correct resources/published/index.yaml."
+                "correct index.yaml beside it."
             )
     return rows.with_columns(pl.col(key).cast(table.schema[key]) for key in keys), keys
 
 
-def beside(
-    table: pl.DataFrame, matches: Sequence[Match], folder: Path = Path(paths.PUBLISHED)
-) -> pl.DataFrame:
+def beside(table: pl.DataFrame, matches: Sequence[Match], folder: Path = VALUES) -> pl.DataFrame:
     """Set the published values beside the rows of an experiment's table.
 
     Returns
