@@ -35,7 +35,8 @@ def noise(rng: Generator) -> Mapping[str, Outcome]:
             drawn = (
                 rng.standard_t(tail, (_SIDE, _SIDE)) if tail else rng.normal(size=(_SIDE, _SIDE))
             )
-            maps[f"{number:03}"] = np.exp(field + spread * drawn)
+            # Student's t reaches where an exponential is no float32 any more.
+            maps[f"{number:03}"] = np.exp(np.minimum(field + spread * drawn, 20))
         parameters = Parameters(threshold=threshold, thresholds=(), ratio=1.2)
         found[name] = Finding(_claims(maps, parameters))
     return found
