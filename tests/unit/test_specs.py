@@ -69,11 +69,11 @@ def test_upcast_attention_is_what_the_models_configuration_says(study, tmp_path)
     assert spec["upcast_attention"] is False
     config = read(ROOT / "tests/small.yaml")
     source = Path(config["models"]["nano-sd"]["path"])
-    for name in ("unet/config.json", "scheduler/scheduler_config.json"):
-        target = tmp_path / name
-        target.parent.mkdir()
-        values = json.loads((source / name).read_text())
-        if name.startswith("unet"):
+    for path in source.glob("*/*config.json"):
+        target = tmp_path / path.relative_to(source)
+        target.parent.mkdir(exist_ok=True)
+        values = json.loads(path.read_text())
+        if target.parent.name == "unet":
             values["upcast_attention"] = True
         target.write_text(json.dumps(values))
     config["models"]["nano-sd"]["path"] = str(tmp_path)

@@ -150,7 +150,7 @@ MISTAKES = {
     "model that is not there": (
         "models/nano-sd/path",
         "resources/models/none",
-        "models.nano-sd: resources/models/none/",
+        "models.nano-sd: resources/models/none: there is no such folder: correct `path`.",
     ),
     "twin of nothing": (
         "models/nano-sd-untrained/untrained",

@@ -18,7 +18,7 @@ from reprscope import fingerprints, paths, published, tasks, words
 from reprscope.code_digests import code_digest
 from reprscope.comparison import matches
 from reprscope.models.denoiser import family
-from reprscope.provenance import canonical_json, digest
+from reprscope.provenance import canonical_json
 from reprscope.study import Measurement, ModelEntry, Study
 
 SCRIPTS = Path(__file__).parents[1]
@@ -78,11 +78,8 @@ def _hub(entry: ModelEntry) -> dict[str, Any] | None:
     return {
         "sources": [asdict(source) for source in model.sources],
         "denoiser": None if model.denoiser is None else asdict(model.denoiser),
-        # Weights of another training take the base's place, and so does their schedule.
-        "scheduler": {} if model.denoiser is None else dict(model.architecture.scheduler),
         "full": entry.full,
-        "positions": digest(entry.positions),
-        "timesteps": entry.timesteps,
+        **entry.plan,
     }
 
 

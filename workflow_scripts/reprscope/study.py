@@ -7,7 +7,6 @@ Reading a study imports neither torch nor diffusers; every mistake in it is one
 from __future__ import annotations
 
 import itertools
-import json
 import string
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -21,12 +20,13 @@ from reprscope import drawable, figures, paths, tasks
 from reprscope.data import sources
 from reprscope.errors import UserError, perhaps
 from reprscope.figures.theme import Theme
-from reprscope.models import registry, schedulers
+from reprscope.models import configs, hub, registry, schedulers
 from reprscope.models.denoiser import family
-from reprscope.models.fetch import SUFFIXES
+from reprscope.models.fetch import SUFFIXES, check_plan
 from reprscope.models.positions import resolve
 from reprscope.parameters import build
 from reprscope.protocol import PROTOCOLS, Protocol
+from reprscope.provenance import digest
 from reprscope.schema import check_schema
 from reprscope.shapes import latent_grid
 from reprscope.store import Form
@@ -121,14 +121,8 @@ class ModelEntry:
     @cached_property
     def timesteps(self) -> int:
         """Number of training timesteps."""
-        if self.hub is not None:
-            config = self.hub.architecture.scheduler
-        else:
-            config = self._config("scheduler/scheduler_config.json")
-        try:
-            return schedulers.timesteps(config, family(self.family).NOISE)
-        except UserError as error:
-            raise UserError(f"models.{self.name}: {error}") from error
+        config = self.hub.architecture.scheduler if self.hub else self._parts["scheduler"]
+        return schedulers.timesteps(config, family(self.family).NOISE)
 
     @property
     def upcast_attention(self) -> bool:
@@ -142,14 +136,14 @@ class ModelEntry:
         """Configuration of the denoiser; values that are missing are diffusers' defaults."""
         if self.hub is not None:
             return self.hub.architecture.denoiser
-        return self._config(f"{family(self.family).COMPONENT}/config.json")
+        return self._parts[family(self.family).COMPONENT]
 
     @property
     def grid(self) -> tuple[int, int]:
         """Latents (h, w) of a square image of the native size."""
         if self.hub is not None:
             return latent_grid(self.resolution, self.hub.architecture.vae.factor)
-        levels = len(self._config("vae/config.json")["block_out_channels"])
+        levels = len(self._parts["vae"].get("block_out_channels", [64]))
         return latent_grid(self.resolution, 2 ** (levels - 1))
 
     @property
@@ -164,15 +158,49 @@ class ModelEntry:
             return [str(folder / name) for name in names]
         return [str(path) for path in sorted(folder.rglob("*")) if path.suffix in SUFFIXES]
 
-    def _config(self, name: str) -> dict[str, Any]:
-        path = Path(str(self.path), name)
+    @cached_property
+    def _parts(self) -> Mapping[str, Mapping[str, Any]]:
+        """Configurations of a local folder's parts, which the family can run."""
+        where = f"models.{self.name}: {self.path}"
+        folder = Path(str(self.path))
+        if not folder.is_dir():
+            raise UserError(f"{where}: there is no such folder: correct `path`.")
         try:
-            return dict(json.loads(path.read_text(encoding="utf-8")))
-        except (OSError, ValueError) as error:
-            raise UserError(
-                f"models.{self.name}: {path} cannot be read ({error}): set `path` to a folder in "
-                "diffusers' layout."
-            ) from error
+            found = configs.read_folder(folder)
+            configs.check(family(self.family), found)
+        except UserError as error:
+            raise UserError(f"{where}: {error}") from error
+        return found
+
+    def check(self) -> None:
+        """Check that the model can be run, as far as that is known before it is fetched.
+
+        Raises
+        ------
+        UserError
+            If it cannot, by the configurations of its parts: in its folder, or in the cache of
+            the hub if it was fetched before.
+        """
+        if self.hub is None:
+            _ = self._parts
+            return
+        found = configs.read_files(hub.cached_configurations(self.hub.sources))
+        kind = family(self.family)
+        if all(part in found for part in (*kind.parts(()), configs.SCHEDULER)):
+            where = f"models.{self.name}: {self.hub.sources[0].repository}"
+            check_plan(found, self.plan, family=self.family, where=where)
+
+    @property
+    def plan(self) -> dict[str, Any]:
+        """By what the study is planned, which is compared with a model of the hub."""
+        assert self.hub is not None
+        own = self.hub.denoiser
+        return {
+            # Weights of another training take the base's place, and so does their schedule.
+            "scheduler": {} if own is None else dict(self.hub.architecture.scheduler),
+            "positions": digest(self.positions),
+            "timesteps": self.timesteps,
+        }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -657,6 +685,7 @@ def _check_experiment(study: Study, experiment: Experiment) -> None:
             _check_prompt(study, prompt, name, where)
     for name in experiment.models:
         model = study.models[name]
+        model.check()
         for timestep in experiment.timesteps:
             if not 0 <= timestep < model.timesteps:
                 raise UserError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
 
@@ -97,6 +97,27 @@ class Family(Protocol):
 
     NOISE: schedulers.Kind
     """How it was trained to be noised."""
+
+    def parts(self, found: Container[str]) -> dict[str, str]:
+        """Classes of a model's parts by their folders, of all folders that it has.
+
+        Parts that a model may do without are among them if they were found.
+        """
+
+    def check(self, parts: Mapping[str, Mapping[str, Any]]) -> None:
+        """Check what fields of the parts' configurations have to do with each other.
+
+        Parameters
+        ----------
+        parts : mapping
+            What :func:`reprscope.models.configs.complete` gives, by folder; without those that a
+            model lacks.
+
+        Raises
+        ------
+        UserError
+            If they do not fit together.
+        """
 
     def positions(self, config: Mapping[str, Any]) -> list[str]:
         """Module paths in the order of the forward pass; without torch."""

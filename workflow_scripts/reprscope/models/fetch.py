@@ -11,7 +11,7 @@ from typing import Any
 
 from reprscope.errors import UserError
 from reprscope.files import sha256, write_text
-from reprscope.models import layout, schedulers
+from reprscope.models import configs, layout, schedulers
 from reprscope.models.denoiser import family as find_family
 from reprscope.models.hub import Found, obtain
 from reprscope.models.registry import Repository, WeightsFile
@@ -102,12 +102,14 @@ def fetch_hub(
             names, component, full=wanted["full"], denoiser_weights=own is None, where=where
         )
 
-    found = [obtain(sources, choose)]
+    def check(files: Found) -> None:
+        check_plan(configs.read_files(files.files), wanted, family=family, where=files.repository)
+
+    found = [obtain(sources, choose, check)]
     if own is not None and untrained is None:
         found.append(
             _single(WeightsFile(**own), f"{component}/diffusion_pytorch_model.safetensors")
         )
-    _check_plan(found[0], wanted, family=family)
     if untrained is None:
         _link(found, snapshot, scheduler=wanted["scheduler"])
     else:
@@ -150,25 +152,43 @@ def _single(source: WeightsFile, canonical: str) -> Found:
             raise UserError(f"{where} has no {source.file}: name another revision.")
         return {canonical: source.file}
 
-    return obtain([source], choose)
+    return obtain([source], choose, lambda _: None)
 
 
-def _check_plan(found: Found, wanted: Mapping[str, Any], *, family: str) -> None:
-    """Compare a model's configurations with what its study was planned by."""
+def check_plan(
+    parts: Mapping[str, Mapping[str, Any]], wanted: Mapping[str, Any], *, family: str, where: str
+) -> None:
+    """Compare a model's configurations with what its family runs and its study was planned by.
+
+    Parameters
+    ----------
+    parts : mapping
+        Configurations by folder; of a twin those of its denoiser and scheduler alone.
+    wanted : mapping
+        As in :func:`fetch_hub`.
+    family, where : str
+        ``where`` names the model in a sentence.
+
+    Raises
+    ------
+    UserError
+        If the model cannot be run, or is another than the study says.
+    """
     kind = find_family(family)
-    config = json.loads(found.files[f"{kind.COMPONENT}/config.json"].read_text(encoding="utf-8"))
-    schedule = json.loads(found.files[SCHEDULER].read_text(encoding="utf-8"))
     try:
-        same = (
-            digest(kind.positions(config)) == wanted["positions"]
-            and schedulers.timesteps(schedule, kind.NOISE) == wanted["timesteps"]
-        )
-    except KeyError:
-        same = False
+        # The scheduler that will be run: weights of another training bring their own.
+        parts = {**parts, "scheduler": {**parts.get("scheduler", {}), **wanted["scheduler"]}}
+        configs.check(kind, parts, whole="vae" in parts)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from error
+    same = (
+        digest(kind.positions(parts[kind.COMPONENT])) == wanted["positions"]
+        and schedulers.timesteps(parts["scheduler"], kind.NOISE) == wanted["timesteps"]
+    )
     if not same:
         raise UserError(
-            f"{found.repository} at {found.commit} does not have the positions or timesteps of its "
-            "entry in the study: name a model that it is `like`."
+            f"{where} does not have the positions or timesteps of its entry in the study: name a "
+            "model that it is `like`."
         )
 
 

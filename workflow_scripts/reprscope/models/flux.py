@@ -7,10 +7,11 @@ Reading a study needs :func:`positions` only, so torch is imported where it is u
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from reprscope.models import configs
 from reprscope.models.denoiser import Passed, to_grid
 from reprscope.models.flow import FlowSchedule, read_schedule
 from reprscope.models.parts import write_untrained
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from reprscope.models.denoiser import Noising
 
 COMPONENT = COMPONENT_FOLDER
+CLASS = "FluxTransformer2DModel"
 NOISE = "flow-matching"
 
 PATCH = 2
@@ -205,7 +207,8 @@ def load(
     refuse_upcast(upcast_attention)
     schedule = read_schedule(folder)
     module: Any = load_module(FluxTransformer2DModel, folder, dtype=dtype, device=device)
-    return Flux(module, schedule, guided=module.config["guidance_embeds"])
+    config = configs.complete(CLASS, module.config, where=f"{folder}/{COMPONENT}")
+    return Flux(module, schedule, guided=config["guidance_embeds"])
 
 
 def make_empty(
@@ -223,6 +226,7 @@ def make_empty(
     import torch
     from diffusers import FluxTransformer2DModel
 
+    configs.complete(CLASS, config, where=COMPONENT)
     with torch.device("meta"):
         module = FluxTransformer2DModel.from_config(dict(config))
         full = module.config
@@ -243,20 +247,64 @@ def make_untrained(folder: Path, out: Path, *, seed: int) -> None:
     write_untrained(FluxTransformer2DModel, folder, COMPONENT, out, seed=seed)
 
 
+def parts(found: Container[str]) -> dict[str, str]:
+    """Classes of a model's parts by their folders."""
+    return {
+        COMPONENT: CLASS,
+        "vae": "AutoencoderKL",
+        "text_encoder": "CLIPTextModel",
+        "text_encoder_2": "T5EncoderModel",
+    }
+
+
+def check(parts: Mapping[str, Mapping[str, Any]]) -> None:
+    """Check what fields of the parts' configurations have to do with each other.
+
+    Raises
+    ------
+    UserError
+        If they do not fit together.
+    """
+    config = parts[COMPONENT]
+    configs.check_equal(
+        ("attention_head_dim", config["attention_head_dim"]),
+        ("the sum of axes_dims_rope", sum(config["axes_dims_rope"])),
+    )
+    if "vae" in parts:
+        configs.check_equal(
+            ("in_channels of the transformer", config["in_channels"]),
+            (
+                "four times latent_channels of the VAE",
+                PATCH**2 * parts["vae"]["latent_channels"],
+            ),
+        )
+    if "text_encoder" in parts:
+        configs.check_equal(
+            ("pooled_projection_dim", config["pooled_projection_dim"]),
+            ("hidden_size of the text encoder", parts["text_encoder"]["hidden_size"]),
+        )
+    if "text_encoder_2" in parts:
+        configs.check_equal(
+            ("joint_attention_dim", config["joint_attention_dim"]),
+            ("d_model of text_encoder_2", parts["text_encoder_2"]["d_model"]),
+        )
+
+
 def positions(config: Mapping[str, Any]) -> list[str]:
     """Module paths of a ``FluxTransformer2DModel``, in the order of the forward pass.
 
     Parameters
     ----------
     config : mapping
-        The transformer's ``config.json``: ``num_layers`` (double blocks), ``num_single_layers``.
+        The transformer's ``config.json``; values that are missing are diffusers' defaults.
     """
+    config = configs.complete(CLASS, config, where=COMPONENT)
     found = ["x_embedder"]
     for name, count, inner in (
-        ("transformer_blocks", config.get("num_layers", 19), ("attn", "ff")),
+        ("transformer_blocks", config["num_layers"], ("attn", "ff")),
         (
             "single_transformer_blocks",
-            config.get("num_single_layers", 38),
+            config["num_single_layers"],
             ("proj_mlp", "attn", "proj_out"),
         ),
     ):

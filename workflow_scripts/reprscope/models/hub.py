@@ -44,7 +44,11 @@ class _SourceError(Exception):
     """Why a repository cannot be used; the next one may."""
 
 
-def obtain(sources: Sequence[Repository], choose: Choice) -> Found:
+Check = Callable[["Found"], None]
+"""Raises a :class:`~reprscope.errors.UserError` if a model cannot be run, by its small files."""
+
+
+def obtain(sources: Sequence[Repository], choose: Choice, check: Check) -> Found:
     """Files of the first repository that has them: from the cache, else from the hub.
 
     Parameters
@@ -53,6 +57,8 @@ def obtain(sources: Sequence[Repository], choose: Choice) -> Found:
         In the order in which they are tried.
     choose
         Which files are needed.
+    check
+        Is given the files that are no weights before weights are fetched.
 
     Raises
     ------
@@ -63,11 +69,12 @@ def obtain(sources: Sequence[Repository], choose: Choice) -> Found:
         found = _cached(source, choose)
         if found is not None:
             logger.info("%s at %s is in the cache", found.repository, found.commit)
-            return _checked(found)
+            check(_checked(found))
+            return found
     reasons = []
     for source in sources:
         try:
-            return _checked(_download(source, choose))
+            return _checked(_download(source, choose, check))
         except _SourceError as reason:
             logger.warning("%s", reason)
             reasons.append(str(reason).removesuffix("."))
@@ -93,7 +100,7 @@ def _cached(source: Repository, choose: Choice) -> Found | None:
     return _found(source, Path(folder), files)
 
 
-def _download(source: Repository, choose: Choice) -> Found:
+def _download(source: Repository, choose: Choice, check: Check) -> Found:
     import httpx2
     from huggingface_hub import constants, get_cached_repo_tree, snapshot_download
     from huggingface_hub.errors import (
@@ -121,9 +128,11 @@ def _download(source: Repository, choose: Choice) -> Found:
         except UserError as error:
             raise _SourceError(str(error)) from error
         # Small files first: whether access is granted shows before the weights come.
-        small = [file for file in files.values() if not file.endswith(".safetensors")]
-        for patterns in (small, list(files.values())):
-            folder = snapshot_download(name, revision=commit, allow_patterns=patterns)
+        small = {k: v for k, v in files.items() if not v.endswith(".safetensors")}
+        if small:
+            folder = snapshot_download(name, revision=commit, allow_patterns=list(small.values()))
+            check(_checked(_found(source, Path(folder), small)))
+        folder = snapshot_download(name, revision=commit, allow_patterns=list(files.values()))
     except GatedRepoError as error:
         raise _SourceError(
             f"{name} is gated: ask for access and accept the terms on {constants.ENDPOINT}/{name}, "
@@ -144,6 +153,29 @@ def _download(source: Repository, choose: Choice) -> Found:
             "files that are complete are kept."
         ) from error
     return _found(source, Path(folder), files)
+
+
+def cached_configurations(sources: Sequence[Repository]) -> dict[str, Path]:
+    """Configurations of a model's parts in the cache, of the first source that is there.
+
+    Without a request, and without reading anything large: it is asked while a study is read.
+
+    Returns
+    -------
+    mapping
+        Name in diffusers' layout to path; empty if no source is in the cache.
+    """
+    from huggingface_hub import constants
+
+    for source in sources:
+        root = Path(constants.HF_HUB_CACHE, f"models--{source.repository.replace('/', '--')}")
+        reference = root / "refs" / source.revision
+        commit = reference.read_text().strip() if reference.is_file() else source.revision
+        folder = root / "snapshots" / commit
+        files = [*folder.glob("*/config.json"), *folder.glob("*/scheduler_config.json")]
+        if files:
+            return {path.relative_to(folder).as_posix(): path for path in files}
+    return {}
 
 
 def _found(source: Repository, folder: Path, files: Mapping[str, str]) -> Found:

@@ -6,10 +6,12 @@ Reading a study needs :func:`positions` only, so torch is imported where it is u
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from reprscope.errors import UserError
+from reprscope.models import configs
 from reprscope.models.denoiser import Passed, to_grid
 from reprscope.models.flow import FlowSchedule, read_schedule
 from reprscope.models.parts import write_untrained
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from reprscope.models.denoiser import Noising
 
 COMPONENT = COMPONENT_FOLDER
+CLASS = "SD3Transformer2DModel"
 NOISE = "flow-matching"
 PATCH = 2
 
@@ -175,7 +178,7 @@ def load(
     refuse_upcast(upcast_attention)
     schedule = read_schedule(folder)
     module: Any = load_module(SD3Transformer2DModel, folder, dtype=dtype, device=device)
-    config = module.config
+    config = configs.complete(CLASS, module.config, where=f"{folder}/{COMPONENT}")
     return SD3(module, schedule, patch=config["patch_size"], limit=config["pos_embed_max_size"])
 
 
@@ -194,6 +197,7 @@ def make_empty(
     import torch
     from diffusers import SD3Transformer2DModel
 
+    configs.complete(CLASS, config, where=COMPONENT)
     with torch.device("meta"):
         module = SD3Transformer2DModel.from_config(dict(config))
         full = module.config
@@ -214,18 +218,75 @@ def make_untrained(folder: Path, out: Path, *, seed: int) -> None:
     write_untrained(SD3Transformer2DModel, folder, COMPONENT, out, seed=seed)
 
 
+def parts(found: Container[str]) -> dict[str, str]:
+    """Classes of a model's parts by their folders; T5 may be left out."""
+    classes = {
+        COMPONENT: CLASS,
+        "vae": "AutoencoderKL",
+        "text_encoder": "CLIPTextModelWithProjection",
+        "text_encoder_2": "CLIPTextModelWithProjection",
+    }
+    if "text_encoder_3" in found:
+        classes["text_encoder_3"] = "T5EncoderModel"
+    return classes
+
+
+def check(parts: Mapping[str, Mapping[str, Any]]) -> None:
+    """Check what fields of the parts' configurations have to do with each other.
+
+    Raises
+    ------
+    UserError
+        If they do not fit together.
+    """
+    config = parts[COMPONENT]
+    configs.check_equal(
+        ("caption_projection_dim", config["caption_projection_dim"]),
+        (
+            "num_attention_heads times attention_head_dim",
+            config["num_attention_heads"] * config["attention_head_dim"],
+        ),
+    )
+    if "vae" in parts:
+        configs.check_equal(
+            ("in_channels of the transformer", config["in_channels"]),
+            ("latent_channels of the VAE", parts["vae"]["latent_channels"]),
+        )
+    clips = [parts[name] for name in ("text_encoder", "text_encoder_2") if name in parts]
+    if clips:
+        configs.check_equal(
+            ("pooled_projection_dim", config["pooled_projection_dim"]),
+            (
+                "projection_dim of both text encoders",
+                sum(clip["projection_dim"] or 0 for clip in clips),
+            ),
+        )
+        hidden = sum(clip["hidden_size"] for clip in clips)
+        if hidden > config["joint_attention_dim"]:
+            raise UserError(
+                f"{COMPONENT}/config.json has joint_attention_dim: {config['joint_attention_dim']},"
+                f" less than the {hidden} features of the text encoders: use a model as released."
+            )
+    if "text_encoder_3" in parts:
+        configs.check_equal(
+            ("joint_attention_dim", config["joint_attention_dim"]),
+            ("d_model of text_encoder_3", parts["text_encoder_3"]["d_model"]),
+        )
+
+
 def positions(config: Mapping[str, Any]) -> list[str]:
     """Module paths of a ``SD3Transformer2DModel``, in the order of the forward pass.
 
     Parameters
     ----------
     config : mapping
-        The transformer's ``config.json``: ``num_layers``, ``dual_attention_layers``.
+        The transformer's ``config.json``; values that are missing are diffusers' defaults.
     """
-    dual = config.get("dual_attention_layers") or ()
+    config = configs.complete(CLASS, config, where=COMPONENT)
     found = ["pos_embed"]
-    for i in range(config.get("num_layers", 18)):
+    for i in range(config["num_layers"]):
         block = f"transformer_blocks.{i}"
-        inner = ("attn", "attn2", "ff") if i in dual else ("attn", "ff")
+        dual = i in config["dual_attention_layers"]
+        inner = ("attn", "attn2", "ff") if dual else ("attn", "ff")
         found += [*(f"{block}.{name}" for name in inner), block]
     return [*found, "proj_out"]

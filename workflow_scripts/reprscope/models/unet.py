@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from reprscope.diffusion import alphas_cumprod
 from reprscope.errors import UserError
-from reprscope.models import schedulers
+from reprscope.models import configs, schedulers
 from reprscope.models.denoiser import Passed, to_grid
 from reprscope.models.parts import load_part, write_untrained
 from reprscope.protocol import Protocol
@@ -26,11 +26,19 @@ if TYPE_CHECKING:
     from reprscope.models.denoiser import Noising
 
 COMPONENT = "unet"
+CLASS = "UNet2DConditionModel"
 NOISE = "variance-preserving"
 PATCH = 1
 
 TOKENS = 77
 """Length of a CLIP embedding."""
+
+
+NORM_GROUPS = 32
+"""Groups of features over which diffusers normalises a text."""
+
+RIGID = ("AttnUpBlock2D", "ResnetUpsampleBlock2D", "SimpleCrossAttnUpBlock2D")
+"""Blocks on the way up that double the map, whatever size it had on the way down."""
 
 
 class UNet:
@@ -59,6 +67,7 @@ class UNet:
         self.module = module.eval().requires_grad_(False)
         self._alphas = alphas_cumprod(schedule)
         self._sized = sized
+        self._multiple = _multiple(getattr(module, "config", {}))
         self._rescaling = rescaling and schedule.get("_class_name") in schedulers.SIGMA_SPACE
 
     @property
@@ -91,18 +100,30 @@ class UNet:
         prompt : mapping
             ``embedding`` (batch, tokens, features); for SDXL also ``pooled`` (batch, features)
             and ``pixels`` (batch, 2), width and height of the encoded images.
+
+        Raises
+        ------
+        UserError
+            If the latents have sides that the model cannot halve and double again.
         """
         import torch
 
+        height, width = latents.shape[2:]
+        if height % self._multiple or width % self._multiple:
+            raise UserError(
+                f"Latents of {height} x {width} do not fit the model, which takes sides of a "
+                f"multiple of {self._multiple} latents: set another `resolution`, and a view that "
+                "makes squares."
+            )
         if self._rescaling:
             latents = latents * math.sqrt(float(self._alphas[timestep]))
         time = torch.full((len(latents),), timestep, device=latents.device)
         added = None
         if self._sized:
-            width, height = prompt["pixels"].unbind(1)
-            nothing = torch.zeros_like(width)
+            across, down = prompt["pixels"].unbind(1)
+            nothing = torch.zeros_like(across)
             # Size of the original, corner of the crop, size of the target: the whole image.
-            sizes = [height, width, nothing, nothing, height, width]
+            sizes = [down, across, nothing, nothing, down, across]
             added = {"text_embeds": prompt["pooled"], "time_ids": torch.stack(sizes, 1)}
         predicted = self.module(
             latents,
@@ -202,29 +223,20 @@ def load(
     Raises
     ------
     UserError
-        If it cannot be loaded, or is conditioned on more than text and image size.
+        If it cannot be loaded, or is of a kind that is not supported.
     """
     import torch
     from diffusers import UNet2DConditionModel
 
     module = load_part(UNet2DConditionModel, folder, COMPONENT, name="U-Net", dtype=dtype)
-    sized = _is_sized(module, f"The U-Net in {folder}") and protocol.added_conditioning
+    configs.complete(CLASS, module.config, where=f"{folder}/{COMPONENT}")
+    sized = bool(module.config["addition_embed_type"]) and protocol.added_conditioning
     if not sized:
         module.register_to_config(addition_embed_type=None)
     if upcast_attention and dtype != torch.float32:
         _upcast_attention(module)
     module.to(device, memory_format=torch.channels_last)
     return UNet(module, schedule_config(folder), sized=sized, rescaling=protocol.rescaling)
-
-
-def _is_sized(module: Any, name: str) -> bool:
-    wanted = module.config["addition_embed_type"]
-    if wanted not in (None, "text_time"):
-        raise UserError(
-            f"{name} is conditioned on {wanted}, which is not supported: use a model of the kinds "
-            "SD-1, SD-2 or SDXL."
-        )
-    return bool(wanted)
 
 
 def _upcast_attention(module: torch.nn.Module) -> None:
@@ -262,16 +274,17 @@ def make_empty(
     Raises
     ------
     UserError
-        If it is conditioned on more than text and image size.
+        If it is of a kind that is not supported.
     """
     import torch
     from diffusers import UNet2DConditionModel
 
+    configs.complete(CLASS, config, where=COMPONENT)
     with torch.device("meta"):
         module = UNet2DConditionModel.from_config(dict(config))
         full = module.config
-        sized = _is_sized(module, "The U-Net")
-        prompt = {"embedding": torch.empty(1, TOKENS, full["cross_attention_dim"])}
+        sized = bool(full["addition_embed_type"])
+        prompt = {"embedding": torch.empty(1, TOKENS, _text_width(full))}
         if sized:
             sizes = 6 * full["addition_time_embed_dim"]
             pooled = full["projection_class_embeddings_input_dim"] - sizes
@@ -297,6 +310,119 @@ def schedule_config(folder: Path) -> dict[str, Any]:
     return dict(json.loads(path.read_text(encoding="utf-8")))
 
 
+def parts(found: Container[str]) -> dict[str, str]:
+    """Classes of a model's parts by their folders; SDXL has a second text encoder."""
+    classes = {COMPONENT: CLASS, "vae": "AutoencoderKL", "text_encoder": "CLIPTextModel"}
+    if "text_encoder_2" in found:
+        classes["text_encoder_2"] = "CLIPTextModelWithProjection"
+    return classes
+
+
+def check(parts: Mapping[str, Mapping[str, Any]]) -> None:
+    """Check what fields of the parts' configurations have to do with each other.
+
+    Raises
+    ------
+    UserError
+        If they do not fit together.
+    """
+    config = parts[COMPONENT]
+    blocks = len(config["down_block_types"])
+    listed = (
+        "up_block_types",
+        "block_out_channels",
+        "layers_per_block",
+        "only_cross_attention",
+        "cross_attention_dim",
+        "attention_head_dim",
+        "transformer_layers_per_block",
+        "reverse_transformer_layers_per_block",
+    )
+    configs.check_lengths(config, COMPONENT, *listed, blocks=blocks)
+    configs.check_groups(config, COMPONENT)
+    _check_depths(config)
+    heads = _per_block(config["attention_head_dim"], blocks)
+    for width, count in zip(config["block_out_channels"], heads, strict=True):
+        if count > width:
+            raise UserError(
+                f"{COMPONENT}/config.json has {width} channels and an attention_head_dim of "
+                f"{count}: correct it, or use another model."
+            )
+    if config["cross_attention_norm"] is not None and _text_width(config) % NORM_GROUPS:
+        raise UserError(
+            f"{COMPONENT}/config.json has cross_attention_norm: {config['cross_attention_norm']} "
+            f"for {_text_width(config)} features, which do not divide into {NORM_GROUPS} groups: "
+            "correct it, or use another model."
+        )
+    if "vae" in parts:
+        configs.check_equal(
+            ("in_channels of the U-Net", config["in_channels"]),
+            ("latent_channels of the VAE", parts["vae"]["latent_channels"]),
+        )
+    sized = config["addition_embed_type"] is not None
+    if sized and not (config["addition_time_embed_dim"] and _pooled_width(config)):
+        raise UserError(
+            f"{COMPONENT}/config.json has addition_embed_type: {config['addition_embed_type']} "
+            "without addition_time_embed_dim and projection_class_embeddings_input_dim that fit "
+            "it: correct them, or use another model."
+        )
+    encoders = [part for name, part in parts.items() if name.startswith("text_encoder")]
+    if encoders:
+        width = sum(part["hidden_size"] for part in encoders)
+        configs.check_equal(
+            ("cross_attention_dim of the U-Net", _text_width(config)),
+            ("hidden_size of the text encoder", width),
+        )
+    if sized and encoders:
+        if "text_encoder_2" not in parts:
+            raise UserError(
+                f"{COMPONENT}/config.json has addition_embed_type: {config['addition_embed_type']},"
+                " for which the folder has no text_encoder_2: use a whole model, as released."
+            )
+        configs.check_equal(
+            ("the length of pooled text that the U-Net takes", _pooled_width(config)),
+            ("projection_dim of text_encoder_2", parts["text_encoder_2"]["projection_dim"]),
+        )
+
+
+def _check_depths(config: Mapping[str, Any]) -> None:
+    """Check that every transformer of a block has its own number of layers, where they are listed.
+
+    diffusers asks for the way up apart as soon as one is listed.
+    """
+    blocks = len(config["down_block_types"])
+    layers = _per_block(config["layers_per_block"], blocks)
+    down = _per_block(config["transformer_layers_per_block"], blocks)
+    nested = any(isinstance(depth, list | tuple) for depth in down)
+    if nested and config["reverse_transformer_layers_per_block"] is None:
+        raise UserError(
+            f"{COMPONENT}/config.json lists transformer_layers_per_block within a block and has no "
+            "reverse_transformer_layers_per_block: add it, or use another model."
+        )
+    counts = [*zip(down, layers, strict=True)]
+    counts += [(depth, count + 1) for depth, count in zip(_up(config), layers[::-1], strict=True)]
+    for depth, count in counts:
+        if isinstance(depth, list | tuple) and len(depth) < count:
+            raise UserError(
+                f"{COMPONENT}/config.json lists {len(depth)} numbers of transformer layers for a "
+                f"block of {count} layers: correct it, or use another model."
+            )
+
+
+def _text_width(config: Mapping[str, Any]) -> int:
+    """Features of the text embedding; the same for all blocks, which are given one text."""
+    blocks = len(config["down_block_types"])
+    widths = _per_block(config["cross_attention_dim"], blocks)
+    configs.check_equal(*((f"cross_attention_dim of block {i}", w) for i, w in enumerate(widths)))
+    return int(widths[0])
+
+
+def _pooled_width(config: Mapping[str, Any]) -> int:
+    """Features of the pooled text, which is followed by six sizes; 0 if there is no room for it."""
+    sizes = 6 * config["addition_time_embed_dim"]
+    return max(0, int((config["projection_class_embeddings_input_dim"] or 0) - sizes))
+
+
 def positions(config: Mapping[str, Any]) -> list[str]:
     """Module paths of a ``UNet2DConditionModel``, in the order of the forward pass.
 
@@ -305,46 +431,64 @@ def positions(config: Mapping[str, Any]) -> list[str]:
     Parameters
     ----------
     config : mapping
-        The U-Net's ``config.json``: ``down_block_types``, ``up_block_types``,
-        ``layers_per_block``, ``transformer_layers_per_block``.
+        The U-Net's ``config.json``; values that are missing are diffusers' defaults.
     """
-    down, up = list(config["down_block_types"]), list(config["up_block_types"])
-    layers = _per_block(config.get("layers_per_block", 2), len(down))
-    depth = _per_block(config.get("transformer_layers_per_block", 1), len(down))
+    config = configs.complete(CLASS, config, where=COMPONENT)
+    down, up = config["down_block_types"], config["up_block_types"]
+    layers = _per_block(config["layers_per_block"], len(down))
+    depth = _per_block(config["transformer_layers_per_block"], len(down))
     found = ["conv_in"]
     for i, kind in enumerate(down):
         block = f"down_blocks.{i}"
-        found += _layers(block, layers[i], depth[i] if "CrossAttn" in kind else None)
+        found += _layers(block, layers[i], kind, depth[i])
         if i < len(down) - 1:
             found.append(f"{block}.downsamplers.0")
         found.append(block)
-    found.append("mid_block.resnets.0")
-    if config.get("mid_block_type", "UNetMidBlock2DCrossAttn") == "UNetMidBlock2DCrossAttn":
-        found += _attention("mid_block.attentions.0", depth[-1])
-    found += ["mid_block.resnets.1", "mid_block"]
-    for i, kind in enumerate(up):
-        block, mirror = f"up_blocks.{i}", len(down) - 1 - i
-        found += _layers(block, layers[mirror] + 1, depth[mirror] if "CrossAttn" in kind else None)
+    if config["mid_block_type"] is not None:
+        found.append("mid_block.resnets.0")
+        if config["mid_block_type"] != "UNetMidBlock2D":
+            found += _attention("mid_block.attentions.0", config["mid_block_type"], depth[-1], 0)
+            found.append("mid_block.resnets.1")
+        found.append("mid_block")
+    for i, (kind, deep) in enumerate(zip(up, _up(config), strict=True)):
+        block = f"up_blocks.{i}"
+        found += _layers(block, layers[-1 - i] + 1, kind, deep)
         if i < len(up) - 1:
             found.append(f"{block}.upsamplers.0")
         found.append(block)
     return [*found, "conv_out"]
 
 
-def _per_block(value: int | Sequence[int], blocks: int) -> list[int]:
-    return [value] * blocks if isinstance(value, int) else list(value)
+def _multiple(config: Mapping[str, Any]) -> int:
+    """Of how many latents the sides of a map are multiples; 1 if any number will do."""
+    kinds = config.get("up_block_types", ())
+    return int(2 ** (len(kinds) - 1)) if set(kinds) & set(RIGID) else 1
 
 
-def _layers(block: str, count: int, depth: int | None) -> Iterator[str]:
+def _per_block(value: Any, blocks: int) -> list[Any]:
+    return list(value) if isinstance(value, list | tuple) else [value] * blocks
+
+
+def _up(config: Mapping[str, Any]) -> list[Any]:
+    """Transformer layers on the way up, block by block."""
+    if config["reverse_transformer_layers_per_block"] is not None:
+        return list(config["reverse_transformer_layers_per_block"])
+    blocks = len(config["down_block_types"])
+    return _per_block(config["transformer_layers_per_block"], blocks)[::-1]
+
+
+def _layers(block: str, count: int, kind: str, depth: Any) -> Iterator[str]:
     for j in range(count):
         yield f"{block}.resnets.{j}"
-        if depth is not None:
-            yield from _attention(f"{block}.attentions.{j}", depth)
+        if "Attn" in kind:
+            yield from _attention(f"{block}.attentions.{j}", kind, depth, j)
 
 
-def _attention(path: str, depth: int) -> Iterator[str]:
-    for k in range(depth):
-        for part in ("attn1", "attn2", "ff"):
-            yield f"{path}.transformer_blocks.{k}.{part}"
-        yield f"{path}.transformer_blocks.{k}"
+def _attention(path: str, kind: str, depth: Any, number: int) -> Iterator[str]:
+    """An attention of a block: a transformer with layers, or in some kinds of blocks a bare one."""
+    if "CrossAttn" in kind and "Simple" not in kind:
+        for k in range(depth[number] if isinstance(depth, list | tuple) else depth):
+            for part in ("attn1", "attn2", "ff"):
+                yield f"{path}.transformer_blocks.{k}.{part}"
+            yield f"{path}.transformer_blocks.{k}"
     yield path

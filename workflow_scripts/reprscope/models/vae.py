@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -10,12 +10,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from reprscope.models import configs
 from reprscope.models.parts import load_part
 from reprscope.protocol import Pixels
-
-#: diffusers' default, that of SD-1 and SD-2.
-DEFAULT_SCALING = 0.18215
-
 
 Posterior = tuple[NDArray[np.float32], NDArray[np.float32]]
 """Mean and logarithm of the variance, (batch, h, w, channels) each."""
@@ -61,10 +58,13 @@ class VAE:
 
 def scaling(folder: Path) -> tuple[float, float]:
     """Scaling factor and shift of a model folder's VAE, without its weights."""
-    config = json.loads((folder / "vae" / "config.json").read_text(encoding="utf-8"))
     # Old repositories leave out what is diffusers' default.
-    scale = config.get("scaling_factor", DEFAULT_SCALING)
-    return float(scale), float(config.get("shift_factor") or 0.0)
+    config = _config(configs.read_file(folder / "vae" / "config.json"), folder)
+    return float(config["scaling_factor"]), float(config["shift_factor"] or 0.0)
+
+
+def _config(config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    return configs.complete("AutoencoderKL", config, where=f"{folder}/vae")
 
 
 def to_range(images: torch.Tensor, pixels: Pixels) -> torch.Tensor:
@@ -113,6 +113,7 @@ def load_decoder(folder: Path, *, device: torch.device) -> Decoder:
     from diffusers import AutoencoderKL
 
     module = load_part(AutoencoderKL, folder, "vae", name="VAE", dtype=torch.float32)
+    _config(module.config, folder)
     module.encoder = None
     return Decoder(module.to(device))
 
@@ -122,6 +123,6 @@ def load(folder: Path, *, device: torch.device) -> VAE:
     from diffusers import AutoencoderKL
 
     module = load_part(AutoencoderKL, folder, "vae", name="VAE", dtype=torch.float32)
-    config = module.config
+    config = _config(module.config, folder)
     module.decoder = None
     return VAE(module.to(device), config)
