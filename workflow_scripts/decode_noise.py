@@ -10,6 +10,7 @@ from reprscope.data.canonical import Annotations
 from reprscope.device import lease
 from reprscope.frames import write_frame
 from reprscope.job import job
+from reprscope.models.snapshot import verified
 from reprscope.parameters import build
 from reprscope.protocol import Protocol
 from reprscope.store import Representations
@@ -31,14 +32,15 @@ def main(
         from reprscope.models.denoiser import family
         from reprscope.models.vae import load_decoder, scaling
 
-        scale, shift = scaling(vae.parent / "snapshot")
+        autoencoder = verified(vae, "vae")
+        scale, shift = scaling(autoencoder)
         published = parameters.mixing == "published"
-        schedule = family(settings["family"]).noising(model.parent / "snapshot")
+        schedule = family(settings["family"]).noising(verified(model, "scheduler"))
         decode = partial(
             noised_pictures,
             source,
             add_noise=mixed_linearly if published else schedule,
-            decoder=load_decoder(vae.parent / "snapshot", device=torch_device(device)),
+            decoder=load_decoder(autoencoder, device=torch_device(device)),
             timestep=settings["timestep"],
             seed=settings["seed"],
             protocol=Protocol(**settings["protocol"]),

@@ -8,6 +8,7 @@ from reprscope import fingerprints, provenance
 from reprscope.data.canonical import read_images
 from reprscope.device import lease
 from reprscope.job import job
+from reprscope.models.snapshot import verified
 from reprscope.progress import progress
 from reprscope.store import writer
 from reprscope.views import View
@@ -26,7 +27,7 @@ def main(images: Path, manifest: Path, out: Path, spec: str, gpus: int, batch_si
         from reprscope.encoding import encode
         from reprscope.models.vae import load
 
-        vae = load(manifest.parent / "snapshot", device=torch_device(device))
+        vae = load(verified(manifest, "vae"), device=torch_device(device))
         viewed = {
             "view": settings["view"],
             "resolution": settings["resolution"],

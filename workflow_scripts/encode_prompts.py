@@ -8,6 +8,7 @@ from reprscope import prompts, provenance
 from reprscope.data.canonical import Annotations
 from reprscope.device import lease
 from reprscope.job import job
+from reprscope.models.snapshot import TEXT, verified
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
@@ -25,7 +26,7 @@ def main(manifest: Path, dataset: Path | None, out: Path, spec: str, gpus: int) 
 
         kind, snapshot, place = (
             family(settings["family"]),
-            manifest.parent / "snapshot",
+            verified(manifest, *TEXT),
             torch_device(device),
         )
         embeddings = kind.encode_prompts(snapshot, texts, device=place)

@@ -6,7 +6,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from reprscope import fingerprints, tasks
+from reprscope import checksums, fingerprints, tasks
 from reprscope.data.canonical import Annotations
 from reprscope.frames import write_frame
 from reprscope.job import job
@@ -31,7 +31,7 @@ def main(
     task = tasks.load(settings["kind"])
     parameters = build(task.Parameters, settings["parameters"], entry=settings["kind"])
     files = iter(companions)
-    measured = json.loads(offsets[0].read_text())["offsets"] if offsets else None
+    measured = checksums.read_json(offsets[0])["offsets"] if offsets else None
     with ExitStack() as stack:
         source = stack.enter_context(Representations(representations, measured))
         further = {

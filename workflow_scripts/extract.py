@@ -9,6 +9,7 @@ from reprscope.data.canonical import Annotations
 from reprscope.device import lease, machine, torch_device, torch_dtype
 from reprscope.files import resumed
 from reprscope.job import job
+from reprscope.models.snapshot import verified
 from reprscope.progress import progress
 from reprscope.protocol import Protocol
 from reprscope.store import Representations, complete, writer
@@ -42,11 +43,8 @@ def main(
         from reprscope.models.vae import scaling
 
         protocol = Protocol(**settings["protocol"])
-        kind, snapshot, place = (
-            family(settings["family"]),
-            model.parent / "snapshot",
-            torch_device(device),
-        )
+        kind, place = family(settings["family"]), torch_device(device)
+        snapshot = verified(model, kind.COMPONENT, "scheduler")
         config = json.loads((snapshot / kind.COMPONENT / "config.json").read_text(encoding="utf-8"))
         reduced = kind.reduced_precision(config)
         dtype = torch_dtype(settings["precision"], device, reduced=reduced)
@@ -72,7 +70,7 @@ def main(
             latents=source.origin,
             viewed=source.viewed,
         )
-        scale, shift = scaling(vae.parent / "snapshot")
+        scale, shift = scaling(verified(vae, "vae"))
         size = BatchSize(place)
         with progress(len(missing) * len(source.image_ids), "images") as advance:
             for out, part in missing.items():

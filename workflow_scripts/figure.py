@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import altair as alt
-import polars as pl
 from reprscope import figures, published
 from reprscope.errors import UserError
 from reprscope.figures.render import save
 from reprscope.figures.repeated import over, sentence
 from reprscope.figures.theme import Theme
+from reprscope.frames import read_frame
 from reprscope.job import job
 from reprscope.parameters import build
 
@@ -36,7 +36,7 @@ def draw(
 ) -> tuple[alt.TopLevelMixin, str]:
     """Draw the table's rows, and say what is seen."""
     found = [published.Match(**match) for match in settings["published"]["matches"]]
-    frame = pl.read_parquet(table)
+    frame = read_frame(table)
     repeated = settings["over"]
     frame = over(frame, repeated, options) if repeated else published.beside(frame, found)
     chart = kind.draw(frame, options, theme)

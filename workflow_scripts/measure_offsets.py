@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from reprscope import prompts, provenance
+from reprscope.checksums import write_json
 from reprscope.device import lease, machine, torch_device
-from reprscope.files import write_text
 from reprscope.job import job
+from reprscope.models.snapshot import verified
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
@@ -24,18 +25,20 @@ def main(model: Path, vae: Path, prompt: Path, out: Path, spec: str, gpus: int) 
         from reprscope.protocol import Protocol
 
         place = torch_device(device)
-        denoiser = family(settings["family"]).load(
-            model.parent / "snapshot",
+        kind = family(settings["family"])
+        denoiser = kind.load(
+            verified(model, kind.COMPONENT, "scheduler"),
             dtype=torch.float32,
             device=place,
             protocol=Protocol(),
             upcast_attention=False,
         )
+        autoencoder = verified(vae, "vae")
         texts, embeddings = prompts.read(prompt)
         found = measure_model(
             denoiser,
-            load(vae.parent / "snapshot", device=place),
-            scaling(vae.parent / "snapshot"),
+            load(autoencoder, device=place),
+            scaling(autoencoder),
             {key: values[[texts.index("")]] for key, values in embeddings.items()},
             positions=settings["positions"],
             resolution=settings["resolution"],
@@ -50,7 +53,7 @@ def main(model: Path, vae: Path, prompt: Path, out: Path, spec: str, gpus: int) 
         "offsets": {name: [each.x, each.y] for name, each in found.items()},
         "errors": {name: [each.error_x, each.error_y] for name, each in found.items()},
     }
-    write_text(out, json.dumps(content, indent=1) + "\n")
+    write_json(out, content)
 
 
 if __name__ == "__main__":

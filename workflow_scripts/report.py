@@ -6,11 +6,11 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-import polars as pl
-from reprscope import benchmarks
+from reprscope import benchmarks, checksums
 from reprscope.data.canonical import read_record
 from reprscope.files import write_text
 from reprscope.findings import of_blocks, of_experiment
+from reprscope.frames import read_frame
 from reprscope.job import job
 from reprscope.provenance import digest, versions
 from reprscope.report import FigureEntry, Section, build, runtimes
@@ -28,7 +28,7 @@ def section(entry: dict[str, Any], failed: Mapping[str, str]) -> Section:
     drawn = [figure(stem) for stem in entry["figures"] if stem not in failed]
     moved = [f.spec["usermeta"]["found"] for f in drawn if "found" in f.spec["usermeta"]]
     there = entry["table"] not in failed
-    found = of_experiment(entry["kind"], pl.read_parquet(entry["table"])) if there else None
+    found = of_experiment(entry["kind"], read_frame(Path(entry["table"]))) if there else None
     return Section(
         name=entry["name"],
         title=entry["title"],
@@ -48,8 +48,8 @@ def section(entry: dict[str, Any], failed: Mapping[str, str]) -> Section:
 
 def figure(stem: str) -> FigureEntry:
     """Read one figure."""
-    spec = json.loads(Path(f"{stem}.json").read_text(encoding="utf-8"))
-    svg = Path(f"{stem}.svg").read_text(encoding="utf-8")
+    spec = json.loads(checksums.read(Path(f"{stem}.json")))
+    svg = checksums.read(Path(f"{stem}.svg")).decode()
     return FigureEntry(
         name=Path(stem).name, caption=spec["usermeta"]["caption"], spec=spec, svg=svg
     )
@@ -65,7 +65,7 @@ def sizes(path: str, failed: Mapping[str, str]) -> list[Section]:
             title="Sizes of representations",
             question="How many tokens and channels does each block put out?",
             description="Each model at the native size of its images.",
-            table=of_blocks(pl.read_parquet(path)),
+            table=of_blocks(read_frame(Path(path))),
         )
     ]
 
@@ -74,7 +74,7 @@ def scorecard(path: str, failed: Mapping[str, str]) -> list[Section]:
     """Read the comparison with published values; no section if the study measures none again."""
     if path in failed:
         return []
-    card = pl.read_parquet(path)
+    card = read_frame(Path(path))
     if not card["ours"].count():
         return []
     return [
@@ -123,7 +123,7 @@ def main(
     """
     settings = json.loads(spec)
     revisions = {
-        f"model {path.parent.name}": f"revision {json.loads(path.read_text())['revision']}"
+        f"model {path.parent.name}": f"revision {checksums.read_json(path)['revision']}"
         for path in map(Path, manifests)
         if str(path) not in failed
     }

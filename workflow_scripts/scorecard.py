@@ -4,9 +4,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import polars as pl
 from reprscope import published
-from reprscope.frames import write_frame
+from reprscope.frames import read_frame, write_frame
 from reprscope.job import job
 from reprscope.scorecard import scorecard
 
@@ -19,7 +18,7 @@ def main(tables: list[Path], out: Path, spec: str) -> None:
     compared = [
         (
             entry["name"],
-            pl.read_parquet(path),
+            read_frame(path),
             [published.Match(**match) for match in entry["matches"]],
         )
         for path, entry in zip(tables, json.loads(spec)["experiments"], strict=True)

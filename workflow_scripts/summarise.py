@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 from reprscope import tasks
-from reprscope.frames import write_frame
+from reprscope.frames import read_frame, write_frame
 from reprscope.job import job
 from reprscope.parameters import build
 
@@ -25,7 +25,7 @@ def main(measurements: list[Path], out: Path, spec: str) -> None:
     parts = []
     missing: dict[tuple[str | int, ...], set[str]] = {}
     for path, keys in zip(measurements, settings["measurements"], strict=True):
-        summary = task.summarise(pl.read_parquet(path), parameters[keys["task"]])
+        summary = task.summarise(read_frame(path), parameters[keys["task"]])
         positions = {*settings["positions"][keys["model"]], tasks.PICTURE}
         # Two hook sets may hold one position; it is taken from the first.
         wanted = missing.setdefault(tuple(keys.values()), positions)

@@ -131,6 +131,22 @@ def test_a_file_on_this_machine_is_used_where_it_is(server, tmp_path):
     assert download.fetch(urls, what="A", checksum=SUM).read_bytes() == DATA
 
 
+def test_files_on_this_machine_are_those_that_a_dataset_is_made_from(tmp_path):
+    path = tmp_path / "a b%20.tar.gz"
+    path.write_bytes(DATA)
+    for url in (str(path), path.as_uri()):
+        assert download.files([url, "http://a/b", str(tmp_path / "none")]) == [str(path)]
+        assert download.fetch([url], what="A", checksum=SUM) == path
+
+
+def test_a_kept_file_that_has_changed_is_fetched_anew(server, tmp_path):
+    url = server.url("a.tar.gz")
+    found = download.fetch([url], what="A", checksum=SUM)
+    found.write_bytes(DATA[:-1] + b"?")
+    assert download.fetch([url], what="A", checksum=SUM).read_bytes() == DATA
+    assert len(server.requests) == 2
+
+
 def test_two_processes_fetch_a_file_once(server):
     code = (
         "import sys; from reprscope.data import download;"

@@ -1,6 +1,5 @@
 """How a job that failed is told of: once, last, and tried again only if that may help."""
 
-import json
 import os
 import signal
 import subprocess
@@ -163,18 +162,19 @@ def truncated(path, content):
 
 
 def test_a_damaged_input_is_named(tmp_path):
-    import h5py
     import numpy as np
     import polars as pl
+    from reprscope.checksums import write_json
+    from reprscope.data.canonical import write_maps
+    from reprscope.files import sha256
+    from reprscope.frames import write_frame
 
-    pl.DataFrame({"a": range(1000)}).write_parquet(tmp_path / "a.parquet")
-    with h5py.File(tmp_path / "a.h5", "w") as file:
-        file["a"] = np.arange(1000)
+    write_frame(pl.DataFrame({"a": range(1000)}), tmp_path / "a.parquet", spec="{}")
+    write_maps(tmp_path / "a.h5", {"a": np.ones((9, 9))})
     (tmp_path / "snapshot").mkdir()
     weights = tmp_path / "snapshot" / "weights.safetensors"
     weights.write_bytes(b"weights")
-    sha256 = "9f3ba1f9d4cf5d9d0ac3a5e3a3e3e1f1d1c1c5a6b7a8d9e0f1a2b3c4d5e6f708"
-    (tmp_path / "a.json").write_text(json.dumps({"a": [1] * 50}))
+    write_json(tmp_path / "a.json", {"a": [1] * 50})
     for name in ("a.parquet", "a.h5", "a.json"):
         path = tmp_path / name
         assert damage(path) is None
@@ -184,11 +184,9 @@ def test_a_damaged_input_is_named(tmp_path):
         assert state.sentence.startswith(f"{path} is damaged (")
         assert state.sentence.endswith("): delete it and run again, it is made anew.")
     manifest = tmp_path / "manifest.json"
-    manifest.write_text(json.dumps({"files": {"weights.safetensors": sha256}}))
+    write_json(manifest, {"files": {"weights.safetensors": 64 * "0"}})
     assert f"{weights} is not what was fetched: delete the folder {tmp_path}" in damage(manifest)
-    from reprscope.files import sha256 as digest
-
-    manifest.write_text(json.dumps({"files": {"weights.safetensors": digest(weights)}}))
+    write_json(manifest, {"files": {"weights.safetensors": sha256(weights)}})
     assert damage(manifest) is None
     for name in ("a.parquet", "a.h5", "a.json", "manifest.json"):
         (tmp_path / name).write_bytes(b"")

@@ -2,6 +2,7 @@ import tarfile
 
 import polars as pl
 import pytest
+from reprscope.data import sources
 from reprscope.data import spair as source
 from reprscope.data.canonical import Annotations, check, write_dataset
 from reprscope.errors import UserError
@@ -26,6 +27,11 @@ def dataset(archive):
     found = source.build(settings(archive), 1)
     check(found)
     return found
+
+
+def test_an_archive_on_this_machine_is_part_of_what_the_dataset_is_made_from(archive):
+    assert sources.files(source, settings(archive)) == [str(archive)]
+    assert sources.files(source, source.Parameters()) == []
 
 
 def test_the_published_numbers_are_the_defaults():

@@ -3,6 +3,7 @@ import json
 import numpy as np
 import polars as pl
 import summarise
+from reprscope.frames import write_frame
 from reprscope.tasks import norms
 from support.fakes import FakeAnnotations, FakeRepresentations
 
@@ -19,7 +20,8 @@ def test_a_position_of_two_hook_sets_and_the_pictures_stand_once_in_the_table(tm
         held = {position: grid for position, grid in grids.items() if position != left_out}
         features = FakeRepresentations(held, {"a": (16, 16)})
         paths.append(tmp_path / f"{name}.parquet")
-        norms.measure(features, annotations, norms.Parameters()).write_parquet(paths[-1])
+        frame = norms.measure(features, annotations, norms.Parameters())
+        write_frame(frame, paths[-1], spec="{}")
     measurements = [
         {"task": "norms", "model": "m", "timestep": step} for step in (50, 200) for _ in paths
     ]

@@ -1,15 +1,33 @@
-"""Parquet files with the spec that they were made from."""
+"""Parquet files with the spec that they were made from, and with their checksum."""
 
 from __future__ import annotations
 
+import io
+from collections.abc import Mapping
 from pathlib import Path
 
 import polars as pl
 
+from reprscope import checksums
 from reprscope.files import atomic
 
 
-def write_frame(frame: pl.DataFrame, path: Path, *, spec: str) -> None:
-    """Write a frame atomically, with ``spec`` in the file's metadata."""
+def write_frame(
+    frame: pl.DataFrame, path: Path, *, spec: str, more: Mapping[str, str] | None = None
+) -> None:
+    """Write a frame atomically, with ``spec`` and ``more`` in the file's metadata."""
     with atomic(path) as part:
-        frame.write_parquet(part, metadata={"spec": spec})
+        metadata = {"spec": spec, **(more or {}), "sha256": checksums.PLACE}
+        frame.write_parquet(part, metadata=metadata)
+        checksums.fill(part)
+
+
+def read_frame(path: Path) -> pl.DataFrame:
+    """Read what :func:`write_frame` wrote.
+
+    Raises
+    ------
+    UserError
+        If the file is damaged.
+    """
+    return pl.read_parquet(io.BytesIO(checksums.read(path)))

@@ -8,13 +8,14 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from reprscope import code_digests, failures
+from reprscope import checksums, code_digests, failures
 from reprscope.errors import UserError
-from reprscope.files import full, is_full_disk, sha256
+from reprscope.files import full, is_full_disk
+from reprscope.models import snapshot
 
 logger = logging.getLogger("reprscope")
 
@@ -105,36 +106,20 @@ def _short(error: Exception, characters: int) -> str:
 def damage(path: Path) -> str | None:
     """A sentence if a result that a job reads is damaged; None if it is whole or of another kind.
 
-    Parquet is read, HDF5 is opened, JSON is read, and the files that a model's manifest lists are
-    compared with their SHA-256.
+    Of HDF5 all but the chunks is compared, which say so themselves when they are read, as pictures
+    in a table do; of a model its files, too.
     """
     try:
         match path.suffix:
-            case ".parquet":
-                import polars as pl
-
-                pl.read_parquet(path)
-            case ".h5":
-                import h5py
-
-                with h5py.File(path, "r"):
-                    pass
-            case ".json":
-                content = json.loads(path.read_text(encoding="utf-8"))
+            case ".parquet" | ".json" if path.name != "images.parquet":
+                checksums.read(path)
                 if path.name == "manifest.json":
-                    return _damaged_snapshot(path, content["files"])
-    except Exception as error:
-        why = _short(error, 120) or type(error).__name__
-        return f"{path} is damaged ({why}): delete it and run again, it is made anew."
-    return None
-
-
-def _damaged_snapshot(manifest: Path, files: Mapping[str, str]) -> str | None:
-    for name, expected in files.items():
-        path = manifest.parent / "snapshot" / name
-        if not path.exists() or sha256(path.resolve()) != expected:
-            return (
-                f"{path} is not what was fetched: delete the folder {manifest.parent} and run "
-                "again, it is fetched anew."
-            )
+                    snapshot.verified(path)
+            case ".h5":
+                with checksums.hdf5(path):
+                    pass
+    except UserError as error:
+        return str(error)
+    except OSError as error:
+        return str(checksums.damaged(path, error.strerror or error))
     return None

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import string
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from reprscope import checksums
 from reprscope.data.record import listed
 from reprscope.errors import UserError
-from reprscope.files import atomic
-from reprscope.store import reserve
+from reprscope.store import read_texts, reserve, write_texts
 
 
 class Prompts:
@@ -106,33 +104,23 @@ def write(
     provenance: Mapping[str, object],
 ) -> None:
     """Write embeddings (prompts, ...) of distinct prompts, and what they were made with."""
-    with atomic(path) as part, h5py.File(part, "w", libver="latest") as file:
+    about = {"spec": spec, "provenance": json.dumps(dict(provenance), sort_keys=True)}
+    with checksums.new_hdf5(path, **about) as file:
         reserve(file, sum(values.nbytes for values in embeddings.values()))
-        file["text"] = np.array(list(prompts), dtype=h5py.string_dtype())
+        write_texts(file, "text", prompts)
         for key, values in embeddings.items():
             file.create_dataset(f"embeddings/{key}", data=values, fletcher32=True)
-        file.attrs["spec"] = spec
-        file.attrs["provenance"] = json.dumps(dict(provenance), sort_keys=True)
 
 
 def origin(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Model, device and precision with which a store of prompts was made."""
-    with _opened(path) as file:
-        made = json.loads(str(file.attrs["provenance"]))
+    with checksums.hdf5(path) as file:
+        made = json.loads(checksums.about(file, "provenance"))
     return {key: made[key] for key in ("model", "device", "precision")}
 
 
 def read(path: str | os.PathLike[str]) -> tuple[list[str], dict[str, NDArray[np.floating[Any]]]]:
     """Texts, and their embeddings (texts, ...)."""
-    with _opened(path) as file:
+    with checksums.hdf5(path) as file:
         found = {key: table[:] for key, table in file["embeddings"].items()}
-        return list(file["text"].asstr()[:]), found
-
-
-@contextlib.contextmanager
-def _opened(path: str | os.PathLike[str]) -> Iterator[Any]:
-    try:
-        with h5py.File(path, "r") as file:
-            yield file
-    except (OSError, KeyError) as error:
-        raise UserError(f"{path} cannot be read: delete it and run again.") from error
+        return read_texts(file, "text"), found

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 
+from reprscope import checksums
+
 LIBRARIES = ("diffusers", "h5py", "numpy", "polars", "torch", "transformers")
 
 
@@ -37,7 +39,7 @@ def origin(
         What else a reader wants to know, such as ``machine`` (see
         :func:`reprscope.device.machine`).
     """
-    manifest = json.loads(model.read_text(encoding="utf-8"))
+    manifest = checksums.read_json(model)
     return {
         "model": digest(manifest),
         "revision": manifest["revision"],

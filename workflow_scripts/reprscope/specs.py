@@ -157,7 +157,7 @@ def offsets(study: Study, model: str) -> str:
     wanted = {name for hookset in hooksets for name in study.hooksets[hookset].resolve(entry)}
     return canonical_json(
         {
-            "code": _code("measure_offsets.py", *_family(entry.family, "load")),
+            "code": _code("measure_offsets.py", *_family(entry.family, "COMPONENT", "load")),
             "family": entry.family,
             "positions": [name for name in entry.positions if name in wanted],
             "resolution": entry.resolution,

@@ -19,7 +19,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from reprscope import code_digests, fingerprints
+from reprscope import checksums, code_digests, fingerprints
 from reprscope.provenance import canonical_json, digest
 
 _HEAD = re.compile(r'<meta name="spec" content="([0-9a-f]+)">')
@@ -44,7 +44,7 @@ def spec_of(path: Path) -> str:
                 import h5py
 
                 with h5py.File(path, "r") as file:
-                    return digest(file.attrs["spec"])
+                    return digest(checksums.about(file, "spec"))
             case ".json":
                 content = json.loads(path.read_text(encoding="utf-8"))
                 if "usermeta" in content:

@@ -12,8 +12,9 @@ images of any sizes::
     /tables/{name}/mean    (images, channels)    instead of ``tokens`` in the form ``mean``
 
 Tokens are float16 by default and become float32 for a whole table as soon as one value would
-overflow. Chunks hold one image each and carry a Fletcher-32 checksum. The attributes ``spec``
-and ``provenance`` (JSON) say what the file was made from.
+overflow. Chunks hold one image each and carry a Fletcher-32 checksum; the rest has a digest that is
+compared when a store is opened (see :mod:`reprscope.checksums`). The attributes ``spec`` and
+``provenance`` (JSON) say what the file was made from.
 """
 
 from __future__ import annotations
@@ -29,9 +30,9 @@ import h5py
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from reprscope import checksums
 from reprscope.coordinates import Affine, Offset
 from reprscope.errors import UserError
-from reprscope.files import atomic
 from reprscope.provenance import digest
 
 Form = Literal["tokens", "mean"]
@@ -47,7 +48,7 @@ def reserve(file: Any, size: int) -> None:
 
     HDF5 cannot recover from a disk that is full when it writes or closes: the process dies
     without a word. So the disk is found full here, before HDF5 is asked to write. What is not
-    used is given back when the file is closed.
+    used is given back when the file is complete (see :func:`reprscope.checksums.new_hdf5`).
 
     Raises
     ------
@@ -159,7 +160,7 @@ class Writer:
             raise UserError(
                 f"No image was written to {self._file.filename}: the dataset or split is empty."
             )
-        self._file["image_id"] = np.array(self._names, dtype=h5py.string_dtype())
+        write_texts(self._file, "image_id", self._names)
         self._file["pixels"] = np.array(self._pixels, dtype=np.int32)
         self._file["transform"] = np.array(
             [(t.scale_x, t.offset_x, t.scale_y, t.offset_y) for t in self._transforms]
@@ -193,21 +194,37 @@ def writer(
     dtype
         Type of stored tokens; float16 tables become float32 where a value would overflow.
     """
-    with atomic(path) as part, h5py.File(part, "w", libver="latest") as file:
-        file.attrs["spec"] = spec
-        file.attrs["provenance"] = json.dumps(dict(provenance), sort_keys=True)
-        file.attrs["form"] = form
+    made = json.dumps(dict(provenance), sort_keys=True)
+    with checksums.new_hdf5(path, spec=spec, provenance=made, form=form) as file:
         store = Writer(file, form, dtype)
         yield store
         store.finish()
 
 
+def write_texts(file: Any, name: str, values: Sequence[str]) -> None:
+    """Write texts as UTF-8 of a fixed length.
+
+    HDF5 2.0 cannot read again what it wrote of some 100,000 texts of variable length.
+    """
+    data = np.array([value.encode(errors="surrogateescape") for value in values])
+    kind = h5py.string_dtype("utf-8", max(data.dtype.itemsize, 1))
+    # Padding is stored as nothing.
+    file.create_dataset(
+        name, data=data.astype(kind), chunks=True, compression="lzf", fletcher32=True
+    )
+
+
+def read_texts(file: Any, name: str) -> list[str]:
+    """Texts that :func:`write_texts` wrote."""
+    return list(file[name].asstr("utf-8", "surrogateescape")[:])
+
+
 def complete(path: str | os.PathLike[str], spec: str) -> bool:
     """Whether a file is a store that was made from this spec."""
     try:
-        with h5py.File(path, "r") as file:
-            return bool(file.attrs["spec"] == spec)
-    except (OSError, KeyError):
+        with checksums.hdf5(path) as file:
+            return checksums.about(file, "spec") == spec
+    except (OSError, UserError):
         return False
 
 
@@ -235,23 +252,24 @@ class Representations:
         offsets: Mapping[str, Sequence[float]] | None = None,
     ) -> None:
         self._measured = offsets or {}
-        self._files = [_open(path) for path in paths]
+        self._files = [checksums.open_hdf5(path) for path in paths]
         self._where: dict[str, tuple[int, int]] = {}
         self._offsets: dict[tuple[int, str], NDArray[np.int64]] = {}
         self._shapes: dict[tuple[int, str], NDArray[np.int32]] = {}
         self.positions: list[str] = []
         for shard, file in enumerate(self._files):
-            names = [str(name) for name in file["image_id"].asstr()[:]]
+            with checksums.reading(file.filename):
+                names = read_texts(file, "image_id")
+                for position in file["tables"]:
+                    self._offsets[shard, position] = file[f"tables/{position}/offset"][:]
+                    self._shapes[shard, position] = file[f"tables/{position}/shape"][:]
             for row, name in enumerate(names):
                 if name in self._where:
                     raise UserError(f"Image {name} is in two shards: remove {file.filename}.")
                 self._where[name] = (shard, row)
-            for position in file["tables"]:
-                self._offsets[shard, position] = file[f"tables/{position}/offset"][:]
-                self._shapes[shard, position] = file[f"tables/{position}/shape"][:]
         self.image_ids = list(self._where)
         first = self._files[0]
-        order = json.loads(str(first.attrs["provenance"])).get("positions")
+        order = json.loads(checksums.about(first, "provenance")).get("positions")
         self.positions = list(order) if order else sorted(first["tables"])
         self._pixels = np.concatenate([file["pixels"][:] for file in self._files])
         self._transforms = np.concatenate([file["transform"][:] for file in self._files])
@@ -267,7 +285,7 @@ class Representations:
     @property
     def provenance(self) -> dict[str, Any]:
         """Provenance of the first shard."""
-        return dict(json.loads(str(self._files[0].attrs["provenance"])))
+        return dict(json.loads(checksums.about(self._files[0], "provenance")))
 
     @property
     def viewed(self) -> dict[str, Any]:
@@ -284,7 +302,7 @@ class Representations:
         The settings of the stage, the model, the device and the libraries that computed them, and
         for representations the same of the latents; not the code, nor what was stored of it.
         """
-        made = json.loads(str(self._files[0].attrs["spec"])) | self.provenance
+        made = json.loads(checksums.about(self._files[0], "spec")) | self.provenance
         versions = made.get("versions", {})
         made["versions"] = {name: versions.get(name) for name in _COMPUTE}
         made["device"] = str(made.get("device")).partition(":")[0]
@@ -339,7 +357,7 @@ class Representations:
             shape = (stop - start, out.shape[1])
             spaces[shard].select_hyperslab((start, 0), shape)
             part = out[filled : filled + shape[0]]
-            with _whole(tables[shard]):
+            with checksums.reading(tables[shard].file.filename):
                 tables[shard].id.read(h5py.h5s.create_simple(shape), spaces[shard], part)
             filled += shape[0]
 
@@ -384,26 +402,7 @@ def finite(values: NDArray[np.floating[Any]]) -> bool:
     return bool(np.isfinite(values).all())
 
 
-def _open(path: str | os.PathLike[str]) -> Any:
-    try:
-        return h5py.File(path, "r")
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: delete it and run again.") from error
-
-
 def _read(table: Any, rows: slice) -> NDArray[Any]:
-    with _whole(table):
+    with checksums.reading(table.file.filename):
         values: NDArray[Any] = table[rows]
     return values
-
-
-@contextlib.contextmanager
-def _whole(table: Any) -> Iterator[None]:
-    """Say which file is damaged if a table's checksum is wrong."""
-    try:
-        yield
-    except OSError as error:
-        name = Path(table.file.filename)
-        raise UserError(
-            f"{name} is damaged (checksum of {table.name}): delete it and run again."
-        ) from error

@@ -8,7 +8,9 @@ images
     ``image_id`` (unique), ``image`` (encoded PNG or JPEG bytes), ``width``, ``height`` (pixels),
     ``label`` (class name or null), ``caption`` (or null), ``split`` (train, validation, test).
     Where several images are of one scene (or one cut-out), also ``scene``: images of one are not
-    independent.
+    independent. Last comes ``crc32``, the checksum of the encoded bytes: few jobs read all pictures
+    of a dataset, so that each is compared when it is decoded, and the other columns by a digest in
+    the file's metadata.
 pairs
     ``pair_id``, ``split``, ``category``, ``source_id``, ``target_id``, ``keypoints`` (names
     visible in both images), ``source_xy``, ``target_xy`` (one [x, y] per keypoint, original
@@ -25,10 +27,13 @@ depth, masks
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import logging
-from collections.abc import Mapping
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -38,9 +43,10 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from reprscope import shards
+from reprscope import checksums, shards
 from reprscope.errors import UserError
 from reprscope.files import atomic
+from reprscope.frames import read_frame, write_frame
 from reprscope.store import reserve
 
 logger = logging.getLogger(__name__)
@@ -181,16 +187,13 @@ def _check_pairs(pairs: pl.DataFrame, images: pl.DataFrame) -> None:
             )
 
 
-def write_dataset(dataset: Dataset, folder: Path, *, spec: str = "") -> None:
+def write_dataset(dataset: Dataset, folder: Path, *, spec: str = "{}") -> None:
     """Check a dataset and write it to ``folder``; every file carries ``spec``."""
     check(dataset)
-    tables = {"images": dataset.images, "pairs": dataset.pairs, "keypoints": dataset.keypoints}
-    for name, table in tables.items():
+    _write_images(dataset, folder / "images.parquet", spec)
+    for name, table in (("pairs", dataset.pairs), ("keypoints", dataset.keypoints)):
         if table is not None:
-            with atomic(folder / f"{name}.parquet") as part:
-                table.write_parquet(
-                    part, metadata={RECORD: json.dumps(dataset.record), "spec": spec}
-                )
+            write_frame(table, folder / FILES[name], spec=spec)
     for line in dataset.record:
         logger.info("%s", line)
     for name, maps in (("depth", dataset.depth), ("masks", dataset.masks)):
@@ -198,69 +201,140 @@ def write_dataset(dataset: Dataset, folder: Path, *, spec: str = "") -> None:
             write_maps(folder / FILES[name], maps, spec=spec)
 
 
+def _write_images(dataset: Dataset, path: Path, spec: str) -> None:
+    sums = [zlib.crc32(data) for data in dataset.images["image"]]
+    frame = dataset.images.with_columns(crc32=pl.Series(sums, dtype=pl.UInt32))
+    metadata = {RECORD: json.dumps(dataset.record), "spec": spec}
+    metadata["sha256"] = _digest(frame.drop("image"), metadata)
+    with atomic(path) as part:
+        frame.write_parquet(part, metadata=metadata)
+
+
+def _digest(frame: pl.DataFrame, metadata: Mapping[str, str]) -> str:
+    """Digest of all of an ``images.parquet`` but the pictures."""
+    content = [sorted(metadata.items()), frame.columns, frame.rows()]
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+
+def _read_metadata(path: Path) -> tuple[pl.DataFrame, dict[str, str]]:
+    """All of an ``images.parquet`` but the pictures: its table, and what it was made from."""
+    with _reading(path):
+        # The entry of Arrow says nothing that is used.
+        metadata = {
+            key: value
+            for key, value in pl.read_parquet_metadata(path).items()
+            if key in (RECORD, "spec", "sha256")
+        }
+        frame = pl.scan_parquet(path, glob=False).drop("image").collect()
+        if metadata.pop("sha256") != _digest(frame, metadata):
+            raise checksums.damaged(path)
+    return frame, metadata
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Say which file is damaged if polars cannot read it, or breaks."""
+    try:
+        yield
+    except (LookupError, ValueError, pl.exceptions.PolarsError) as error:
+        raise checksums.damaged(path, error) from error
+    except pl.exceptions.PanicException as error:
+        raise checksums.damaged(path, error) from error
+
+
 def read_record(path: Path) -> list[str]:
     """What the source of an ``images.parquet`` converted, left out and divided, in words."""
-    return [str(line) for line in json.loads(pl.read_parquet_metadata(path).get(RECORD, "[]"))]
+    return [str(line) for line in json.loads(_read_metadata(path)[1][RECORD])]
 
 
-def write_maps(path: Path, maps: Mapping[str, NDArray[Any]], *, spec: str = "") -> None:
+def write_maps(path: Path, maps: Mapping[str, NDArray[Any]], *, spec: str = "{}") -> None:
     """Write one (height, width) map per image; holds one map at a time."""
-    import h5py
-
-    with atomic(path) as part, h5py.File(part, "w", libver="latest") as file:
-        file.attrs["spec"] = spec
+    with checksums.new_hdf5(path, spec=spec) as file:
         for name, values in maps.items():
             reserve(file, values.nbytes)
             file.create_dataset(name, data=values, compression="lzf", fletcher32=True)
 
 
 def read_images(path: Path, shard: str) -> pl.DataFrame:
-    """Rows of ``images.parquet`` that belong to a shard such as ``0of2``, with their bytes."""
-    frame = pl.scan_parquet(path)
-    total = frame.select(pl.len()).collect().item()
-    chosen = shards.rows(shard, total)
+    """Rows of ``images.parquet`` that belong to a shard such as ``0of2``, with their bytes.
+
+    Raises
+    ------
+    UserError
+        If the shard has no images, or the file is damaged.
+    """
+    frame, _ = _read_metadata(path)
+    chosen = shards.rows(shard, len(frame))
     if not chosen:
         raise UserError(
             f"Shard {shard} of {path} has no images: set a smaller number of `shards` for the "
             "dataset."
         )
-    return frame.slice(chosen.start, len(chosen)).collect()
+    with _reading(path):
+        pictures = pl.scan_parquet(path, glob=False).select("image")
+        found = pictures.slice(chosen.start, len(chosen)).collect()
+    part = frame.slice(chosen.start, len(chosen))
+    for data, expected in zip(found["image"], part["crc32"], strict=True):
+        _compare(path, data, expected)
+    return part.drop("crc32").insert_column(1, found["image"])
+
+
+def _compare(path: Path, data: bytes, crc32: int) -> None:
+    if zlib.crc32(data) != crc32:
+        raise checksums.damaged(path)
 
 
 class Annotations:
-    """Reads a dataset folder lazily."""
+    """Reads a dataset folder lazily.
+
+    Every reader raises UserError if the file is damaged.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
+    @property
+    def _path(self) -> Path:
+        return self.folder / "images.parquet"
+
     @cached_property
-    def _images(self) -> pl.DataFrame:
-        return pl.read_parquet(self.folder / "images.parquet")
+    def _table(self) -> pl.DataFrame:
+        return _read_metadata(self._path)[0]
+
+    @cached_property
+    def _pictures(self) -> pl.Series:
+        with _reading(self._path):
+            return pl.read_parquet(self._path, columns=["image"], glob=False)["image"]
 
     @cached_property
     def _row(self) -> dict[str, int]:
-        return {name: row for row, name in enumerate(self._images["image_id"])}
+        return {name: row for row, name in enumerate(self._table["image_id"])}
+
+    @cached_property
+    def _depth(self) -> Any:
+        return checksums.open_hdf5(self.folder / FILES["depth"])
 
     def images(self) -> pl.DataFrame:
         """All images without their pixels."""
-        return pl.scan_parquet(self.folder / "images.parquet").drop("image").collect()
+        return self._table.drop("crc32")
 
     def image(self, image_id: str) -> NDArray[np.uint8]:
         """Decoded original, (height, width, 3) RGB."""
-        return decode(self._images["image"][self._row[image_id]], image_id)
+        row = self._row[image_id]
+        data = self._pictures[row]
+        _compare(self._path, data, self._table["crc32"][row])
+        return decode(data, image_id)
 
     def pairs(self) -> pl.DataFrame:
         """Correspondence pairs."""
-        return pl.read_parquet(self.folder / FILES["pairs"])
+        return read_frame(self.folder / FILES["pairs"])
 
     def keypoints(self) -> pl.DataFrame:
         """Named keypoints of every image."""
-        return pl.read_parquet(self.folder / FILES["keypoints"])
+        return read_frame(self.folder / FILES["keypoints"])
 
     def depth(self, image_id: str) -> NDArray[np.float32]:
         """Depth map of one image, (height, width)."""
-        import h5py
-
-        with h5py.File(self.folder / FILES["depth"], "r") as file:
-            values: NDArray[np.float32] = file[image_id][:]
+        with checksums.reading(self.folder / FILES["depth"]):
+            values: NDArray[np.float32] = self._depth[image_id][:]
         return values

@@ -15,6 +15,8 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 from reprscope.errors import UserError
 from reprscope.progress import progress
@@ -51,8 +53,8 @@ def fetch(
     Parameters
     ----------
     urls : sequence of str
-        Addresses, tried in order.  Those without ``http`` are paths of files on this machine;
-        they come first and are used where they are.
+        Addresses, tried in order.  Those without ``http`` are files on this machine, as paths or
+        with ``file:``; they come first and are used where they are.
     what : str
         How to name the file in an error.
     size : int or None
@@ -66,8 +68,8 @@ def fetch(
         If no address gives the file as expected (a wrong one is deleted), or the disk is full.
     """
     failures: list[str] = []
-    remote = [url for url in urls if url.startswith(("http://", "https://"))]
-    for path in (Path(url) for url in urls if url not in remote):
+    remote = [url for url in urls if _is_remote(url)]
+    for path in _paths(urls):
         try:
             _verify(path, size, checksum)
             return path
@@ -76,12 +78,45 @@ def fetch(
     if remote:
         target = _target(remote[0], checksum)
         with _locked(target):
-            if target.is_file() or _fetch_first(remote, target, size, checksum, failures):
+            if _is_kept(target, size, checksum) or _fetch_first(
+                remote, target, size, checksum, failures
+            ):
                 return target
     raise UserError(
         f"{what} cannot be had ({'; '.join(failures)}): run again to go on with what has arrived, "
         "or fetch the file yourself and put its path into `urls`."
     )
+
+
+def files(urls: Sequence[str]) -> list[str]:
+    """Those of several addresses that are files on this machine, sorted."""
+    return sorted(str(path) for path in _paths(urls) if path.is_file())
+
+
+def _is_remote(url: str) -> bool:
+    return url.startswith(("http://", "https://"))
+
+
+def _paths(urls: Sequence[str]) -> list[Path]:
+    """Addresses on this machine, whether a file is there or not."""
+    return [
+        Path(url2pathname(urlsplit(url).path) if url.startswith("file:") else url)
+        for url in urls
+        if not _is_remote(url)
+    ]
+
+
+def _is_kept(target: Path, size: int | None, checksum: str | None) -> bool:
+    """Whether a file is in the cache, as it was fetched; another is removed."""
+    try:
+        _verify(target, size, checksum)
+    except FileNotFoundError:
+        return False
+    except _FailedError as error:
+        logger.warning("%s is not what was fetched (%s) and is fetched anew", target, error)
+        target.unlink()
+        return False
+    return True
 
 
 def _fetch_first(

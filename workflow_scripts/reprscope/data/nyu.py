@@ -79,6 +79,12 @@ class Parameters:
         return self.counts.get("images")
 
 
+def files(parameters: Parameters) -> list[str]:
+    """Files on this machine."""
+    division = parameters.splits_urls if parameters.division == "official" else ()
+    return download.files([*parameters.urls, *division])
+
+
 def provides(parameters: Parameters) -> frozenset[str]:
     """Annotations beside the images."""
     return frozenset({"depth"})

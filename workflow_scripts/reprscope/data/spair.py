@@ -92,6 +92,11 @@ class Parameters:
         return self.counts.get("images")
 
 
+def files(parameters: Parameters) -> list[str]:
+    """Archives on this machine."""
+    return download.files(parameters.urls)
+
+
 def provides(parameters: Parameters) -> frozenset[str]:
     """Annotations beside the images."""
     return frozenset({"labels", "pairs", "keypoints", "difficulties"})

@@ -18,6 +18,7 @@ from typing import Any
 import altair as alt
 import vl_convert
 
+from reprscope.checksums import PLACE, fill
 from reprscope.files import atomic, write_text
 
 HOVER = "hover_"
@@ -45,10 +46,14 @@ def save(chart: alt.TopLevelMixin, stem: Path, caption: str, provenance: str) ->
         What the figure was made from; stored in every file.
     """
     spec = specification(chart, caption=caption, provenance=provenance)
-    text = json.dumps(spec, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    write_text(stem.with_name(stem.name + ".json"), text + "\n")
+    marked = spec | {"usermeta": {**spec["usermeta"], "sha256": PLACE}}
+    text = json.dumps(marked, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    # What the report reads again; in the others a flipped bit shows, or is only seen.
+    for suffix, checked in ((".json", text), (".svg", f"{svg(spec)}<!-- {PLACE} -->")):
+        with atomic(stem.with_name(stem.name + suffix)) as part:
+            part.write_text(f"{checked}\n", encoding="utf-8")
+            fill(part)
     write_text(stem.with_name(stem.name + ".html"), page(spec, title=stem.name))
-    write_text(stem.with_name(stem.name + ".svg"), svg(spec))
     with atomic(stem.with_name(stem.name + ".png")) as part:
         part.write_bytes(png(spec))
 

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from reprscope.checksums import write_json
 from reprscope.errors import UserError
 from reprscope.files import sha256, write_text
 from reprscope.models import configs, layout, schedulers
@@ -143,7 +144,7 @@ def write_manifest(
         "revision": digest(files),
         "files": files,
     }
-    write_text(manifest, json.dumps(content, indent=1, sort_keys=True) + "\n")
+    write_json(manifest, content)
 
 
 def _single(source: WeightsFile, canonical: str) -> Found:
