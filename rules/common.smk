@@ -214,6 +214,6 @@ def report_anyway():
         card=paths.SCORECARD,
         folder=Path("results/benchmarks"),
         out=paths.INCOMPLETE,
-        spec=specs.report(study),
+        spec=specs.report(study, workflow.configfiles),
         failed=failed,
     )

@@ -67,7 +67,7 @@ rule report:
         disk_mb=100,
         runtime=10,
     params:
-        spec=lambda wildcards: specs.report(study),
+        spec=lambda wildcards: specs.report(study, workflow.configfiles),
     message:
         "Write the report"
     script:

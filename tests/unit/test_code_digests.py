@@ -227,7 +227,7 @@ def codes():
         *(specs.figure(study, e.name, f.name) for e in experiments for f in e.figures),
         specs.shapes(study),
         specs.scorecard(study),
-        specs.report(study),
+        specs.report(study, ["config.yaml"]),
     ]
     found = {json.dumps(json.loads(text)["code"] | {"digest": ""}) for text in texts}
     return sorted(

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from reprscope import specs
+from reprscope import paths, specs
 from reprscope.protocol import PROTOCOLS
 from reprscope.study import parse, read
 
@@ -79,3 +79,11 @@ def test_upcast_attention_is_what_the_models_configuration_says(study, tmp_path)
     config["models"]["nano-sd"]["path"] = str(tmp_path)
     spec = json.loads(specs.extract(parse(config), CONDITION | {"protocol": "standard"}))
     assert spec["upcast_attention"] is True
+
+
+def test_a_report_names_its_study_s_files_as_the_user_does(study, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    files = ["studies/own.yaml", paths.PROJECT / "config.yaml", tmp_path / "studies/own.yaml"]
+    introduction = json.loads(specs.report(study, files))["introduction"]
+    assert introduction.startswith("This study (`studies/own.yaml` and `config.yaml`) measures ")
+    assert paths.shown("/elsewhere/a.yaml") == "/elsewhere/a.yaml"

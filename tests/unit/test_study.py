@@ -647,7 +647,7 @@ def test_reading_a_study_imports_neither_torch_nor_diffusers_nor_datasets():
     code = (
         "import sys; from pathlib import Path; from reprscope import specs, study\n"
         "s = study.parse(study.read(Path('config.yaml')))\n"
-        "specs.report(s); [specs.tabulate(s, n) for n in s.experiments]\n"
+        "specs.report(s, ['config.yaml']); [specs.tabulate(s, n) for n in s.experiments]\n"
         "print(sorted({'torch', 'diffusers', 'transformers', 'datasets'} & set(sys.modules)))"
     )
     done = subprocess.run(

@@ -41,12 +41,13 @@ NEUTRAL: Final = (
     "reprscope.fingerprints",
     "reprscope.job",
     "reprscope.memory",
+    "reprscope.models.snapshot",
     "reprscope.progress",
     "reprscope.system_memory",
 )
 """Modules and definitions that cannot change a number: they are not followed.
 
-They report, wait, write files under other names until they are complete, and cut batches.
+They report, wait, verify, write files under other names until they are complete, and cut batches.
 """
 
 _PURE: Final = ("cache", "contextlib", "dataclass", "functools", "torch")

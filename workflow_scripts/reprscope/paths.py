@@ -51,6 +51,15 @@ def located(value: Any) -> Any:
     return value
 
 
+def shown(path: str | Path) -> str:
+    """Path as a reader knows it: relative to where Snakemake runs, or to the project, if inside."""
+    absolute = Path(path).absolute()
+    for folder in (Path.cwd(), PROJECT):
+        if absolute.is_relative_to(folder):
+            return str(absolute.relative_to(folder))
+    return str(absolute)
+
+
 def timestep(path: str | Path) -> int:
     """Timestep of a file of representations, as its path says."""
     found = re.search(r"_t(\d+)_seed", str(path))

@@ -8,7 +8,7 @@ is stored in the output.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
@@ -318,8 +318,12 @@ def _values(entries: list[str]) -> dict[str, str]:
     return {Path(file).name: fingerprints.content(file) for file in published.files(entries)}
 
 
-def report(study: Study) -> str:
-    """Spec of the report: the study in words and the order of its sections."""
+def report(study: Study, files: Sequence[str | Path]) -> str:
+    """Spec of the report: the study in words, its configuration files, and its sections in order.
+
+    Of the files each is completed by the next; jobs may be given some of them twice.
+    """
+    shown = list(dict.fromkeys(paths.shown(file) for file in files))
     return canonical_json(
         {
             "code": _code(
@@ -331,7 +335,7 @@ def report(study: Study) -> str:
                 ),
             ),
             "title": study.title,
-            "introduction": words.introduction(study),
+            "introduction": words.introduction(study, shown),
             "sections": [
                 {
                     "name": experiment.name,

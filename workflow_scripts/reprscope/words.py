@@ -13,13 +13,14 @@ def listed(items: Sequence[object]) -> str:
     return " and ".join([", ".join(texts[:-1]), texts[-1]] if len(texts) > 1 else texts)
 
 
-def introduction(study: Study) -> str:
-    """One paragraph on what the whole study computes."""
+def introduction(study: Study, files: Sequence[str]) -> str:
+    """One paragraph on what the whole study computes, and which files say so."""
     used = study.experiments.values()
     models = list(dict.fromkeys(model for e in used for model in e.models))
     datasets = list(dict.fromkeys(dataset for e in used for dataset in e.datasets))
+    named = listed([f"`{file}`" for file in files])
     texts = [
-        f"This study measures {listed(models)} on {listed(datasets)} in "
+        f"This study ({named}) measures {listed(models)} on {listed(datasets)} in "
         f"{len(study.experiments)} experiment{'s' if len(study.experiments) != 1 else ''}."
     ]
     for name in models:
