@@ -111,6 +111,9 @@ def tree(tmp_path_factory, nano) -> Path:
     shutil.copytree(models / SD15, pickled)
     for path in (pickled / "unet").glob("*.safetensors"):
         path.unlink()
+    inpainting = models / "someone/inpainting"
+    shutil.copytree(models / SD15, inpainting)
+    edit(inpainting / "unet/config.json", in_channels=9)
     sharded = models / "someone/sharded"
     shutil.copytree(models / SD15, sharded)
     for path in (sharded / "unet").glob("*.safetensors"):
@@ -357,6 +360,27 @@ def test_pickles_are_refused(hub, fetch):
 def test_a_model_of_another_architecture_is_refused(fetch):
     sentence = fetch({"hub": SDXL, "like": "sd-1.5"})
     assert "does not have the positions or timesteps of its entry in the study" in sentence
+
+
+def test_a_model_that_cannot_be_run_is_refused_before_weights_are_fetched(
+    hub, fetch, tmp_path, monkeypatch
+):
+    entry = {"hub": "someone/inpainting", "like": "sd-1.5"}
+    said = (
+        "the parts do not fit together, since in_channels of the U-Net is 9 and latent_channels of "
+        "the VAE is 4: use a model as released."
+    )
+    assert fetch(entry) == f"someone/inpainting: {said}"
+    assert not [path for path in hub.downloads() if path.endswith(".safetensors")]
+    # From now on it is known while a study is read.
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "home" / "hub"))
+    config = read(ROOT / "tests/small.yaml")
+    config["models"]["it"] = entry
+    config["experiments"][0]["models"] = ["it"]
+    hub.requests.clear()
+    with pytest.raises(UserError, match=rf"^models\.it: someone/inpainting: {said}$"):
+        parse(config)
+    assert hub.requests == []
 
 
 def test_the_twin_needs_no_weights(hub, fetch, tree):

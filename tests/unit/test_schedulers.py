@@ -109,7 +109,10 @@ def test_noise_levels_of_flow_matching(name, shift):
 @pytest.mark.parametrize("kind", ["variance-preserving", "flow-matching"])
 @pytest.mark.parametrize("name", [*OTHERS, None, ["DDIMScheduler"], 5])
 def test_every_other_scheduler_is_refused(name, kind):
-    with pytest.raises(UserError, match=r"^The model's scheduler is .*, which is not supported: "):
+    with pytest.raises(
+        UserError,
+        match=r"^scheduler/scheduler_config\.json is that of .*, which is not supported: ",
+    ):
         schedulers.complete({"_class_name": name, "num_train_timesteps": 1000}, kind)
 
 
@@ -148,7 +151,7 @@ def test_a_configuration_that_cannot_be_right_is_one_sentence(what):
     values, said = REFUSED[what]
     with pytest.raises(UserError) as caught:
         alphas_cumprod({"_class_name": "UniPCMultistepScheduler", **values})
-    assert str(caught.value).startswith(f"The model's scheduler {said}")
+    assert str(caught.value).startswith(f"scheduler/scheduler_config.json {said}")
     assert str(caught.value).endswith(".")
     assert "\n" not in str(caught.value)
 
@@ -173,7 +176,7 @@ def test_continuous_timesteps_are_refused():
 )
 def test_flow_matching_that_cannot_be_right_is_one_sentence(values, said):
     config = {"_class_name": "FlowMatchEulerDiscreteScheduler", **values}
-    with pytest.raises(UserError, match=f"^The model's scheduler has {said}"):
+    with pytest.raises(UserError, match=f"^scheduler/scheduler_config.json has {said}"):
         flow.schedule_of(config)
 
 

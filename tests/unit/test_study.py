@@ -47,7 +47,7 @@ MISTAKES = {
     "unknown key of a model": (
         "models/nano-sd/revison",
         "x",
-        "models.nano-sd is not complete: give known or hub and like or path and resolution or",
+        "models.nano-sd has an unknown key revison: use path, family, resolution.",
     ),
     "unknown key of a dataset": (
         "datasets/creatures/imagez",
@@ -317,7 +317,7 @@ MISTAKES = {
     "size of a model beyond all sense": (
         "models/nano-sd/resolution",
         100000,
-        "models.nano-sd is not complete: give known or hub and like or path and resolution or unt",
+        "models.nano-sd.resolution is 100000: use 8192 or less.",
     ),
     "size that is not whole": (
         "experiments/0/resolutions",
@@ -469,6 +469,211 @@ MISTAKES = {
         "experiments/0/figures/0/height",
         0,
         "experiments.classification.figures.accuracy.height is 0: use a whole number from 1 to 40",
+    ),
+    "images beyond all sense": (
+        "datasets/creatures/images",
+        10**12,
+        "datasets.creatures.images is 1000000000000: use a whole number from -10000000 to 10000000",
+    ),
+    "images as a fraction": (
+        "datasets/creatures/images",
+        1e12,
+        "datasets.creatures.images is 1000000000000.0: use a whole number.",
+    ),
+    "images as a power": (
+        "datasets/creatures/images",
+        "1e4",
+        "datasets.creatures.images is 1e4: use a whole number.",
+    ),
+    "side of made images beyond all sense": (
+        "datasets/creatures/size",
+        100000,
+        "datasets.creatures.size is 100000: use a whole number from 1 to 8192.",
+    ),
+    "negative seed of a dataset": (
+        "datasets/creatures/seed",
+        -1,
+        "datasets.creatures: seed of the menagerie must not be negative.",
+    ),
+    "seed of a dataset over 32 bits": (
+        "datasets/creatures/seed",
+        2**32,
+        "datasets.creatures.seed is 4294967296: use a whole number from 0 to 4294967295.",
+    ),
+    "negative seed among a probe's": (
+        "tasks/probe/seeds",
+        [0, -1],
+        "tasks.probe.seeds is -1: use a whole number from 0 to 4294967295.",
+    ),
+    "steps beyond all sense": (
+        "tasks/probe/iterations",
+        10**9,
+        "tasks.probe.iterations is 1000000000: use a whole number from -10000000 to 10000000.",
+    ),
+    "penalty beyond all sense": (
+        "tasks/probe/penalties",
+        [1e300],
+        "tasks.probe.penalties.1 is 1e+300: use a number between -2^53 and 2^53.",
+    ),
+    "tokens divided beyond all sense": (
+        "tasks/matching/subdivide",
+        100000,
+        "tasks.matching.subdivide is 100000: use a whole number from -1024 to 1024.",
+    ),
+    "path of nothing": (
+        "datasets/creatures",
+        {"source": "folder", "path": ""},
+        "datasets.creatures.path is empty: write a text, or leave it out.",
+    ),
+    "path of a blank": (
+        "datasets/creatures",
+        {"source": "folder", "path": " "},
+        "datasets.creatures.path is  : write at most 4096 letters in one line, without blanks aro",
+    ),
+    "path that ends in a newline": (
+        "datasets/creatures",
+        {"source": "folder", "path": "pictures\n"},
+        "datasets.creatures.path is 'pictures\\n': write at most 4096 letters in one line",
+    ),
+    "text that turns the line around": (
+        "datasets/creatures",
+        {"source": "folder", "path": "a\u202eb"},
+        "datasets.creatures.path is 'a\\u202eb': write at most 4096 letters in one line",
+    ),
+    "path beyond all sense": (
+        "datasets/creatures",
+        {"source": "folder", "path": "a" * 5000},
+        "datasets.creatures.path is aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa",
+    ),
+    "revision of nothing": (
+        "datasets/creatures",
+        {"source": "cifar10", "revision": ""},
+        "datasets.creatures.revision is empty: write a text, or leave it out.",
+    ),
+    "numbers of lines in a type": (
+        "tasks/probe/iterations",
+        "many\nlines",
+        "tasks.probe.iterations is 'many\\nlines': use a whole number.",
+    ),
+    "sizes of lists in a type": (
+        "tasks/probe/iterations",
+        list(range(1000)),
+        "tasks.probe.iterations is [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, ",
+    ),
+    "part of the data that is not there": (
+        "experiments/0/figures/0/filter",
+        {"split": "tests"},
+        "experiments.classification.figures.accuracy: no row of the table will have split tests: u",
+    ),
+    "position that stands twice": (
+        "experiments/1/positions",
+        ["mid", "mid"],
+        "experiments.correspondence.positions has mid twice: remove one.",
+    ),
+    "position of nothing": (
+        "hooksets/blocks/positions",
+        ["mid", ""],
+        "hooksets.blocks.positions.2 is empty: write at least one character.",
+    ),
+    "repository without an owner": (
+        "models/sd",
+        {"hub": "model", "like": "sd-1.5"},
+        "models.sd.hub: the name model is not usable: use owner/name of a repository on the Hug",
+    ),
+    "repository that is a path": (
+        "models/sd",
+        {"hub": "../model", "like": "sd-1.5"},
+        "models.sd.hub: the name ../model is not usable: use owner/name of a repository on the ",
+    ),
+    "repository that is an address": (
+        "models/sd",
+        {"hub": "https://huggingface.co/a/b", "like": "sd-1.5"},
+        "models.sd.hub: the name https://huggingface.co/a/b is not usable: use owner/name of a r",
+    ),
+    "revision that is a path": (
+        "models/sd",
+        {"hub": "a/b", "like": "sd-1.5", "revision": "../x"},
+        "models.sd.revision: the name ../x is not usable: use a commit, tag or branch.",
+    ),
+    "unknown variant": (
+        "models/sd",
+        {"known": "sd-1.5", "variant": "fp32"},
+        "models.sd.variant is fp32: use fp16 or full.",
+    ),
+    "size of a known model as a text": (
+        "models/sd",
+        {"known": "sd-1.5", "resolution": "512"},
+        "models.sd.resolution is '512': use a whole number.",
+    ),
+    "model at no place": (
+        "models/nano-sd/path",
+        "",
+        "models.nano-sd.path is empty: write at least one character.",
+    ),
+    "model that is a file": (
+        "models/nano-sd/path",
+        "config.yaml",
+        "models.nano-sd: config.yaml: there is no such folder: correct `path`.",
+    ),
+    "model that is another folder": (
+        "models/nano-sd/path",
+        "tests",
+        "models.nano-sd: tests: there is no scheduler/scheduler_config.json: use a whole model in",
+    ),
+    "unknown family": (
+        "models/nano-sd/family",
+        "dit",
+        "models.nano-sd: resources/models/nano-sd: There is no model family dit: use one of flux,",
+    ),
+    "family of a transformer for a U-Net": (
+        "models/nano-sd/family",
+        "sd3",
+        "models.nano-sd: resources/models/nano-sd: scheduler/scheduler_config.json is that of DDPM",
+    ),
+    "cut beyond all sense": (
+        "views",
+        {"v": {"operations": [{"crop": {"left": 10**6}}]}},
+        "views.v: operation crop: left is 1000000; use a whole number from 0 to 8192.",
+    ),
+    "cut of a fraction": (
+        "views",
+        {"v": {"operations": [{"crop": {"left": 8.5}}]}},
+        "views.v: operation crop: left is 8.5; use a whole number from 0 to 8192.",
+    ),
+    "negative cut": (
+        "views",
+        {"v": {"operations": [{"crop": {"left": -8}}]}},
+        "views.v: operation crop: left is -8; use a whole number from 0 to 8192.",
+    ),
+    "move beyond all sense": (
+        "views",
+        {"v": {"operations": [{"shift": {"x": 10**6}}]}},
+        "views.v: operation shift: x is 1000000; use a whole number from -8192 to 8192.",
+    ),
+    "image of no width": (
+        "views",
+        {"v": {"operations": [{"rescale": {"width": 0, "height": 8}}]}},
+        "views.v: operation rescale: width is 0; use a whole number from 1 to 8192.",
+    ),
+    "image beyond all sense": (
+        "views",
+        {"v": {"after": [{"pad": {"top": 10**6}}]}},
+        "views.v: operation pad: top is 1000000; use a whole number from 0 to 8192.",
+    ),
+    "blur as a truth value": (
+        "views",
+        {"v": {"operations": [{"blur": {"radius": True}}]}},
+        "views.v: operation blur: radius is True; use a number from 0 to 8192.",
+    ),
+    "seed of pixels as a text": (
+        "views",
+        {"v": {"operations": [{"pixel_noise": {"amount": 0.5, "seed": "x"}}]}},
+        "views.v: operation pixel_noise: seed is x; use a whole number from 0 to 4294967295.",
+    ),
+    "timesteps of a job beyond all sense": (
+        "jobs",
+        {"timesteps_per_job": 10**9},
+        "jobs.timesteps_per_job is 1000000000: use 1000 or less.",
     ),
     "height beyond all sense": (
         "experiments/0/figures/0/height",

@@ -8,6 +8,7 @@ from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, Final
 
 from reprscope import figures, tasks
+from reprscope.data.canonical import SPLITS
 from reprscope.errors import UserError
 from reprscope.labels import KEYS
 
@@ -82,6 +83,8 @@ def known(study: Study, experiment: Experiment) -> dict[str, list[Any]]:
         positions = (p for m in experiment.models for p in study.positions(experiment, m))
         found["position"] = [*dict.fromkeys(positions), tasks.PICTURE]
     columns = tasks.load(kind).TABLE_COLUMNS
+    if "split" in columns:
+        found["split"] = list(SPLITS)
     for part in tasks.load(kind).PROTOCOL:
         if part in columns:
             used = (getattr(study.protocols[name], part) for name in experiment.protocols)

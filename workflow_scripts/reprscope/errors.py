@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from difflib import get_close_matches
+
+_BREAKS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]+")
 
 
 class UserError(Exception):
     """A mistake that the user can mend.
 
-    The message is one sentence: what is wrong, in which entry or file, and what to do.
+    The message is one sentence: what is wrong, in which entry or file, and what to do. What it
+    quotes may have line breaks, or signs that turn the line around; they become blanks.
     """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(_BREAKS.sub(" ", message))
 
 
 def perhaps(wrong: object, known: Iterable[object]) -> str:

@@ -52,8 +52,33 @@ def check_schema(config: Mapping[str, Any]) -> None:
     """
     _check_values(config, "", 0)
     error = best_match(_validator().iter_errors(config))
+    while error is not None and error.validator == "anyOf":
+        inner = _of_the_form_that_is_meant(error)
+        if inner is None:
+            break
+        error = inner
     if error is not None:
         raise UserError(_sentence(error, _entry(error, config)))
+
+
+def _of_the_form_that_is_meant(error: ValidationError) -> ValidationError | None:
+    """What is wrong within the one form whose keys are all there; None if it is not clear."""
+    forms: Any = error.validator_value
+    value: Any = error.instance
+    meant = [
+        number
+        for number, form in enumerate(forms)
+        if isinstance(value, Mapping) and value.keys() >= set(form["required"])
+    ]
+    if len(meant) != 1:
+        return None
+    inner = [e for e in error.context or () if e.relative_schema_path[0] == meant[0]]
+    # A key of another form says that both were meant.
+    others = {key for form in forms for key in form["properties"]}
+    if any(e.validator == "additionalProperties" for e in inner) and value.keys() <= others:
+        return None
+    best: ValidationError | None = best_match(iter(inner))
+    return best
 
 
 def _check_values(value: Any, entry: str, depth: int) -> None:
@@ -110,7 +135,8 @@ def _sentence(error: ValidationError, entry: str) -> str:
             )
         case "pattern":
             name = _line(value)
-            return f"{entry}: the name {name} is not usable: use letters, digits, dots and hyphens."
+            form = cast(Mapping[str, Any], error.schema)["description"]
+            return f"{entry}: the name {name} is not usable: use {form}."
         case "uniqueItems":
             doubled = next(item for item in value if value.count(item) > 1)
             return f"{entry} has {doubled} twice: remove one."

@@ -522,6 +522,8 @@ def parse(config: Mapping[str, Any]) -> Study:
         raise UserError(f"No hook set can be named {tasks.LATENTS}: rename it.")
     for experiment in study.experiments.values():
         _check_experiment(study, experiment)
+    for name in study.models_used:
+        study.models[name].check()
     return study
 
 
@@ -685,7 +687,6 @@ def _check_experiment(study: Study, experiment: Experiment) -> None:
             _check_prompt(study, prompt, name, where)
     for name in experiment.models:
         model = study.models[name]
-        model.check()
         for timestep in experiment.timesteps:
             if not 0 <= timestep < model.timesteps:
                 raise UserError(

@@ -288,18 +288,33 @@ def _chain(
     return image, moved
 
 
+FURTHEST = 8192
+"""Pixels that an operation moves, adds, cuts off or makes, at most."""
+
+
 def _named(operation: str, image_id: str) -> dict[str, str]:
     """The image's name for the operations that are random."""
     return {"image_id": image_id} if operation == "pixel_noise" else {}
 
 
 def _check(operation: str, arguments: Mapping[str, Any]) -> None:
-    """Check what only a wrong picture would show."""
-    for key, high in (("amount", 1), ("radius", float("inf"))):
+    """Check what only a wrong picture would show, or a full memory."""
+    for key, parameter in inspect.signature(OPERATIONS[operation]).parameters.items():
+        if key in arguments and parameter.annotation == "int":
+            value = arguments[key]
+            least = {"shift": -FURTHEST, "rescale": 1}.get(operation, 0)
+            most = 2**32 - 1 if key == "seed" else FURTHEST
+            if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+                raise UserError(
+                    f"operation {operation}: {key} is {value}; use a whole number from {least} to "
+                    f"{most}."
+                )
+    for key, high in (("amount", 1), ("radius", FURTHEST)):
         value = arguments.get(key, 0)
-        if not isinstance(value, int | float) or not 0 <= value <= high:
-            most = f" to {high}" if key == "amount" else ""
-            raise UserError(f"operation {operation}: {key} is {value}; use a number from 0{most}.")
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= high:
+            raise UserError(
+                f"operation {operation}: {key} is {value}; use a number from 0 to {high}."
+            )
     texture = arguments.get("texture", TEXTURES[0])
     if texture not in TEXTURES and not Path(str(texture)).is_file():
         raise UserError(

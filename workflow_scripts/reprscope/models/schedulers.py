@@ -16,6 +16,8 @@ from typing import Any, Final, Literal
 
 from reprscope.errors import UserError
 
+FILE: Final = "scheduler/scheduler_config.json"
+
 Kind = Literal["variance-preserving", "flow-matching"]
 
 _BETAS: Final[Mapping[str, Any]] = {
@@ -195,10 +197,10 @@ def complete(config: Mapping[str, Any], kind: Kind) -> dict[str, Any]:
     name = str(config.get("_class_name") or "")
     classes = VARIANCE_PRESERVING if kind == "variance-preserving" else FLOW_MATCHING
     if name not in classes:
+        common = ", ".join([known for known in classes if "Parallel" not in known][:4])
         raise UserError(
-            f"The model's scheduler is {name or 'of no class (_class_name)'}, which is not "
-            f"supported: use a model with a scheduler of the kind {kind}, such as "
-            f"{', '.join(list(classes)[:4])}{_other_family(name)}."
+            f"{FILE} is that of {name or 'no class (_class_name)'}, which is not supported: use a "
+            f"model with a {kind} scheduler, such as {common}{_other_family(name)}."
         )
     defaults = classes[name]
     given = {key: value for key, value in config.items() if value is not None}
@@ -206,23 +208,22 @@ def complete(config: Mapping[str, Any], kind: Kind) -> dict[str, Any]:
     for key, value in given.items():
         if key not in _KNOWN and not key.startswith("_") and value is not False:
             raise UserError(
-                f"The model's scheduler has {key}: {value}, which {name} does not know: remove it "
-                "from scheduler_config.json, or use another model."
+                f"{FILE} has {key}: {value}, which {name} does not know: remove it "
+                "from there, or use another model."
             )
     for key, allowed in _ALLOWED.items():
         # False is equal to 0, and no number is meant.
         if key in found and not any(found[key] is a or _same(found[key], a) for a in allowed):
             known = " or ".join("null" if a is None else str(a) for a in allowed)
             raise UserError(
-                f"The model's scheduler has {key}: {found[key]}, which is not supported: use a "
-                f"model with {known}."
+                f"{FILE} has {key}: {found[key]}, which is not supported: use a model with {known}."
             )
     _check_numbers(found)
     betas = found.get("trained_betas")
     if betas is not None:
         if "num_train_timesteps" in given and given["num_train_timesteps"] != len(betas):
             raise UserError(
-                f"The model's scheduler has {len(betas)} trained_betas and num_train_timesteps: "
+                f"{FILE} has {len(betas)} trained_betas and num_train_timesteps: "
                 f"{given['num_train_timesteps']}: make them equal."
             )
         found["num_train_timesteps"] = len(betas)
@@ -252,8 +253,8 @@ def _check_numbers(found: Mapping[str, Any]) -> None:
         if isinstance(value, bool) or not isinstance(value, kinds) or not least <= value <= most:
             what = "a whole number" if whole else "a number"
             raise UserError(
-                f"The model's scheduler has {key}: {str(value)[:80]}, which should be {what} from "
-                f"{least:g} to {most:g}: correct its scheduler_config.json."
+                f"{FILE} has {key}: {str(value)[:80]}, which should be {what} from "
+                f"{least:g} to {most:g}: correct it."
             )
 
     check("num_train_timesteps", found["num_train_timesteps"], whole=True, least=1, most=100000)
@@ -263,10 +264,7 @@ def _check_numbers(found: Mapping[str, Any]) -> None:
     betas = found.get("trained_betas")
     if betas is not None:
         if not isinstance(betas, list | tuple) or not betas:
-            raise UserError(
-                "The model's scheduler has trained_betas that are no list of numbers: correct its "
-                "scheduler_config.json."
-            )
+            raise UserError(f"{FILE} has trained_betas that are no list of numbers: correct it.")
         for beta in betas:
             check("trained_betas", beta, whole=False, least=0, most=1 - 1e-12)
     if "shift" in found:
