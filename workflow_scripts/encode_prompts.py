@@ -29,12 +29,14 @@ def main(manifest: Path, dataset: Path | None, out: Path, spec: str, gpus: int) 
             verified(manifest, *TEXT),
             torch_device(device),
         )
+        cut = prompts.cut(kind.readers(snapshot), texts)
         embeddings = kind.encode_prompts(snapshot, texts, device=place)
         origin = provenance.origin(
             model=manifest,
             device=device,
             precision=kind.text_precision(snapshot, device=place),
             machine=machine(place),
+            cut=cut,
         )
     prompts.write(out, texts, embeddings, spec=spec, provenance=origin)
 

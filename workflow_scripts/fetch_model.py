@@ -16,8 +16,8 @@ def main(snapshot: Path, manifest: Path, spec: str) -> None:
     """Fill ``snapshot`` and write ``manifest``."""
     settings = json.loads(spec)
     fingerprints.check(settings["files"])
-    origin = fetch(settings, snapshot)
-    write_manifest(snapshot, manifest, spec=spec, origin=origin)
+    fetched = fetch(settings, snapshot)
+    write_manifest(snapshot, manifest, spec=spec, fetched=fetched)
 
 
 if __name__ == "__main__":

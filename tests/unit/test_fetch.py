@@ -10,7 +10,7 @@ from support.embedded import load_unet
 
 
 def test_a_fetched_folder_is_complete_and_its_manifest_has_the_checksums(nano, tmp_path):
-    fetch_folder(nano, tmp_path / "snapshot")
+    fetch_folder(nano, tmp_path / "snapshot", family="unet")
     write_manifest(tmp_path / "snapshot", tmp_path / "manifest.json", spec="{}")
     manifest = json.loads((tmp_path / "manifest.json").read_text())
     weights = "unet/diffusion_pytorch_model.safetensors"
@@ -25,16 +25,23 @@ def test_a_fetched_folder_is_complete_and_its_manifest_has_the_checksums(nano, t
 def test_pickles_are_never_copied(nano, tmp_path):
     shutil.copytree(nano, tmp_path / "model")
     (tmp_path / "model" / "unet" / "diffusion_pytorch_model.bin").write_bytes(b"pickle")
-    fetch_folder(tmp_path / "model", tmp_path / "snapshot")
+    fetch_folder(tmp_path / "model", tmp_path / "snapshot", family="unet")
     assert not list((tmp_path / "snapshot").rglob("*.bin"))
 
 
-def test_a_folder_that_is_no_model_is_named(tmp_path):
+def test_a_folder_that_is_no_model_is_named(nano, tmp_path):
+    def get(folder):
+        fetch_folder(folder, tmp_path / "snapshot", family="unet")
+
     with pytest.raises(UserError, match="is not a model folder"):
-        fetch_folder(tmp_path, tmp_path / "snapshot")
+        get(tmp_path)
     (tmp_path / "model_index.json").write_text("{}")
-    with pytest.raises(UserError, match=r"has no \.safetensors weights"):
-        fetch_folder(tmp_path, tmp_path / "snapshot")
+    with pytest.raises(UserError, match=r"has no unet: name a model in diffusers' layout"):
+        get(tmp_path)
+    shutil.copytree(nano, tmp_path / "model")
+    (tmp_path / "model" / "unet" / "diffusion_pytorch_model.safetensors").unlink()
+    with pytest.raises(UserError, match=r"no complete \.safetensors weights in unet: use"):
+        get(tmp_path / "model")
 
 
 def test_the_untrained_twin_is_the_same_network_with_weights_of_its_seed(nano, tmp_path):
@@ -49,11 +56,3 @@ def test_the_untrained_twin_is_the_same_network_with_weights_of_its_seed(nano, t
     assert torch.equal(states["a"][key], states["b"][key])
     assert not torch.equal(states["a"][key], states["c"][key])
     assert not torch.equal(states["a"][key], trained[key])
-
-
-def test_a_damaged_download_is_one_sentence(nano, tmp_path):
-    shutil.copytree(nano, tmp_path / "model")
-    weights = tmp_path / "model" / "unet" / "diffusion_pytorch_model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:1000])
-    with pytest.raises(UserError, match=r"U-Net in .* cannot be loaded"):
-        load_unet(tmp_path / "model")

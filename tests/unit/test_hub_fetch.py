@@ -352,7 +352,7 @@ def test_pickles_are_refused(hub, fetch):
     sentence = fetch({"hub": "someone/pickled", "like": "sd-1.5"})
     assert sentence == (
         "someone/pickled has the weights of unet as a pickle only (diffusion_pytorch_model.bin), "
-        "which can hold a program and is never loaded: name a repository with .safetensors files."
+        "which can hold a program and is never loaded: use a model with .safetensors files."
     )
     assert hub.downloads() == []
 
@@ -433,7 +433,7 @@ SD3_FILES = [
 
 
 def test_half_precision_shards_of_sd_3_get_plain_names():
-    chosen = layout.select(SD3_FILES, "transformer", full=False, where="x/y")
+    chosen = layout.select(SD3_FILES, "transformer", variants=layout.HALF_FIRST, where="x/y")
     text = {key: value for key, value in chosen.items() if key.startswith("text_encoder_3/model")}
     assert text == {
         "text_encoder_3/model.safetensors.index.json": (
@@ -453,4 +453,4 @@ def test_half_precision_shards_of_sd_3_get_plain_names():
 def test_a_missing_shard_is_noticed():
     files = [name for name in SD3_FILES if "00002-of" not in name]
     with pytest.raises(UserError, match=r"no complete \.safetensors weights in text_encoder_3"):
-        layout.select(files, "transformer", full=False, where="x/y")
+        layout.select(files, "transformer", variants=layout.HALF_FIRST, where="x/y")

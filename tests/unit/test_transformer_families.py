@@ -196,6 +196,8 @@ def test_text_encoders_are_loaded_one_after_the_other_and_released(model, monkey
         load = kind.from_pretrained
 
         def watched(*arguments, **choices):
+            if arguments[0] is None:  # a look at headers, without weights
+                return load(*arguments, **choices)
             alive.append(sum(module() is not None for module in loaded))
             module = load(*arguments, **choices)
             loaded.append(weakref.ref(module))
@@ -229,10 +231,10 @@ def test_a_damaged_text_encoder_is_one_sentence(tmp_path):
     folder = tiny_models.flux(tmp_path / "model")
     weights = folder / "text_encoder_2" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
-    with pytest.raises(UserError, match=r"T5 text encoder in .* cannot be loaded"):
+    with pytest.raises(UserError, match=r"text_encoder_2: model\.safetensors is damaged"):
         flux.encode_prompts(folder, [""], device=CPU)
     (folder / "text_encoder" / "config.json").unlink()
-    with pytest.raises(UserError, match=r"text encoder in .* cannot be loaded"):
+    with pytest.raises(UserError, match=r"There is no .*text_encoder/config\.json"):
         text.clip_text(folder, [""], hidden="none", device=CPU)
 
 
@@ -240,7 +242,7 @@ def test_a_tokenizer_without_its_words_is_refused(tmp_path):
     """transformers makes an empty one instead, which takes every word for the same unknown."""
     folder = tiny_models.flux(tmp_path / "model")
     (folder / "tokenizer_2" / "tokenizer.json").rename(folder / "tokenizer_2" / "spiece.model")
-    with pytest.raises(UserError, match=r"tokenizer_2 has no tokenizer\.json: delete"):
+    with pytest.raises(UserError, match=r"tokenizer_2 has no tokenizer\.json: use"):
         flux.encode_prompts(folder, [""], device=CPU)
     for file in (folder / "tokenizer").glob("*.json"):
         file.unlink()
@@ -484,7 +486,7 @@ def test_a_damaged_transformer_is_one_sentence(tmp_path):
     folder = tiny_models.sd3(tmp_path / "model")
     weights = folder / "transformer" / "diffusion_pytorch_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
-    with pytest.raises(UserError, match=r"transformer in .* cannot be loaded"):
+    with pytest.raises(UserError, match=r"transformer: .* is damaged"):
         sd3.load(folder, dtype=torch.float32, device=CPU, protocol=Protocol())
 
 

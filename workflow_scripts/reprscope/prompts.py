@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import string
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,11 @@ from reprscope import checksums
 from reprscope.data.record import listed
 from reprscope.errors import UserError
 from reprscope.store import read_texts, reserve, write_texts
+
+if TYPE_CHECKING:
+    from reprscope.models.text import Reader
+
+logger = logging.getLogger(__name__)
 
 
 class Prompts:
@@ -95,6 +101,38 @@ def texts(template: str, rows: Iterable[Mapping[str, Any]]) -> list[str]:
     return found
 
 
+def cut(readers: Mapping[str, Reader], prompts: Sequence[str]) -> dict[str, dict[str, int]]:
+    """Count the texts of which encoders read a part only, and say so in the log.
+
+    Parameters
+    ----------
+    readers : mapping
+        By text encoder; see :meth:`reprscope.models.denoiser.Family.readers`.
+    prompts : sequence of str
+        Distinct texts.
+
+    Returns
+    -------
+    mapping
+        By text encoder, its ``length`` in tokens, and how many ``texts`` are ``cut`` to it.
+    """
+    found = {}
+    for name, reader in readers.items():
+        long = reader.cut(prompts)
+        found[name] = {"length": reader.length, "texts": len(prompts), "cut": len(long)}
+        if long:
+            logger.warning(
+                "%d of %d texts are longer than the %d tokens that the text encoder %s reads, and "
+                "are cut, such as '%s'",
+                len(long),
+                len(prompts),
+                reader.length,
+                name,
+                long[0],
+            )
+    return found
+
+
 def write(
     path: str | os.PathLike[str],
     prompts: Sequence[str],
@@ -113,10 +151,10 @@ def write(
 
 
 def origin(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Model, device and precision with which a store of prompts was made."""
+    """Model, device and precision with which prompts were made, and how many were cut."""
     with checksums.hdf5(path) as file:
         made = json.loads(checksums.about(file, "provenance"))
-    return {key: made[key] for key in ("model", "device", "precision")}
+    return {key: made[key] for key in ("model", "device", "precision", "cut")}
 
 
 def read(path: str | os.PathLike[str]) -> tuple[list[str], dict[str, NDArray[np.floating[Any]]]]:

@@ -43,6 +43,7 @@ def origin(
     return {
         "model": digest(manifest),
         "revision": manifest["revision"],
+        "stored": manifest["stored"],
         "device": device,
         "precision": precision,
         "versions": versions(),

@@ -22,7 +22,7 @@ from reprscope.errors import UserError, perhaps
 from reprscope.figures.theme import Theme
 from reprscope.models import configs, hub, registry, schedulers
 from reprscope.models.denoiser import family
-from reprscope.models.fetch import SUFFIXES, check_plan
+from reprscope.models.fetch import check_plan, local_files
 from reprscope.models.positions import resolve
 from reprscope.parameters import build
 from reprscope.protocol import PROTOCOLS, Protocol
@@ -156,7 +156,10 @@ class ModelEntry:
             component = family(self.family).COMPONENT
             names = [f"{component}/config.json", "scheduler/scheduler_config.json"]
             return [str(folder / name) for name in names]
-        return [str(path) for path in sorted(folder.rglob("*")) if path.suffix in SUFFIXES]
+        try:
+            return sorted(str(path) for path in local_files(folder, family=self.family).values())
+        except UserError as error:
+            raise UserError(f"models.{self.name}: {error}") from error
 
     @cached_property
     def _parts(self) -> Mapping[str, Mapping[str, Any]]:
@@ -179,10 +182,10 @@ class ModelEntry:
         ------
         UserError
             If it cannot, by the configurations of its parts: in its folder, or in the cache of
-            the hub if it was fetched before.
+            the hub if it was fetched before; or its folder lacks files.
         """
         if self.hub is None:
-            _ = self._parts
+            _ = self._parts, self.files
             return
         found = configs.read_files(hub.cached_configurations(self.hub.sources))
         kind = family(self.family)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     import reprscope.protocol
     from reprscope.models import schedulers
+    from reprscope.models.text import Reader
 
 
 Grid = tuple[int, int]
@@ -142,6 +143,9 @@ class Family(Protocol):
         ``embedding`` (texts, tokens, features); where the family has it, ``pooled``
         (texts, features). Text encoders are loaded one after the other and released.
         """
+
+    def readers(self, folder: Path) -> dict[str, Reader]:
+        """What reads texts for :meth:`encode_prompts`, and how much of them, by text encoder."""
 
     def text_precision(self, folder: Path, *, device: torch.device) -> dict[str, str]:
         """Types in which :meth:`encode_prompts` computes, by text encoder."""

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from reprscope.models.denoiser import Noising
+    from reprscope.models.text import Reader
 
 COMPONENT = COMPONENT_FOLDER
 CLASS = "FluxTransformer2DModel"
@@ -155,11 +156,24 @@ def encode_prompts(
     from reprscope.models.t5 import t5_text
     from reprscope.models.text import clip_text
 
-    config = json.loads((folder / COMPONENT / "config.json").read_text(encoding="utf-8"))
-    tokens = T5_TOKENS[bool(config.get("guidance_embeds", False))]
+    tokens = _t5_tokens(folder)
     pooled = clip_text(folder, texts, hidden="none", device=device).pooled
     long = t5_text(folder, texts, number=2, tokens=tokens, device=device)
     return {"embedding": long, "pooled": pooled}
+
+
+def _t5_tokens(folder: Path) -> int:
+    config = json.loads((folder / COMPONENT / "config.json").read_text(encoding="utf-8"))
+    return T5_TOKENS[bool(config.get("guidance_embeds", False))]
+
+
+def readers(folder: Path) -> dict[str, Reader]:
+    """What reads texts for :func:`encode_prompts`, by text encoder."""
+    from reprscope.models.t5 import t5_reader
+    from reprscope.models.text import clip_reader
+
+    tokens = _t5_tokens(folder)
+    return {"CLIP": clip_reader(folder), "T5": t5_reader(folder, number=2, tokens=tokens)}
 
 
 def text_precision(folder: Path, *, device: torch.device) -> dict[str, str]:
@@ -202,11 +216,9 @@ def load(
         If it cannot be loaded, its scheduler is not one of flow matching, or attention is to be
         upcast, which no model of the family asks for.
     """
-    from diffusers import FluxTransformer2DModel
-
     refuse_upcast(upcast_attention)
     schedule = read_schedule(folder)
-    module: Any = load_module(FluxTransformer2DModel, folder, dtype=dtype, device=device)
+    module: Any = load_module(CLASS, folder, dtype=dtype, device=device)
     config = configs.complete(CLASS, module.config, where=f"{folder}/{COMPONENT}")
     return Flux(module, schedule, guided=config["guidance_embeds"])
 
@@ -242,9 +254,7 @@ def make_empty(
 
 def make_untrained(folder: Path, out: Path, *, seed: int) -> None:
     """Write an untrained twin of a model's denoiser to ``out``: same configuration, new weights."""
-    from diffusers import FluxTransformer2DModel
-
-    write_untrained(FluxTransformer2DModel, folder, COMPONENT, out, seed=seed)
+    write_untrained(CLASS, folder, COMPONENT, out, seed=seed)
 
 
 def parts(found: Container[str]) -> dict[str, str]:

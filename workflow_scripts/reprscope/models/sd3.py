@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from reprscope.models.denoiser import Noising
+    from reprscope.models.text import Reader
 
 COMPONENT = COMPONENT_FOLDER
 CLASS = "SD3Transformer2DModel"
@@ -130,6 +131,17 @@ def encode_prompts(
     }
 
 
+def readers(folder: Path) -> dict[str, Reader]:
+    """What reads texts for :func:`encode_prompts`, by text encoder."""
+    from reprscope.models.t5 import t5_reader
+    from reprscope.models.text import clip_reader
+
+    found = {f"CLIP {number}": clip_reader(folder, number) for number in (1, 2)}
+    if (folder / "text_encoder_3").is_dir():
+        found["T5"] = t5_reader(folder, number=3, tokens=T5_TOKENS)
+    return found
+
+
 def text_precision(folder: Path, *, device: torch.device) -> dict[str, str]:
     """Types in which :func:`encode_prompts` computes, by text encoder."""
     from reprscope.models.t5 import t5_precision
@@ -173,11 +185,9 @@ def load(
         If it cannot be loaded, its scheduler is not one of flow matching, or attention is to be
         upcast, which no model of the family asks for.
     """
-    from diffusers import SD3Transformer2DModel
-
     refuse_upcast(upcast_attention)
     schedule = read_schedule(folder)
-    module: Any = load_module(SD3Transformer2DModel, folder, dtype=dtype, device=device)
+    module: Any = load_module(CLASS, folder, dtype=dtype, device=device)
     config = configs.complete(CLASS, module.config, where=f"{folder}/{COMPONENT}")
     return SD3(module, schedule, patch=config["patch_size"], limit=config["pos_embed_max_size"])
 
@@ -213,9 +223,7 @@ def make_empty(
 
 def make_untrained(folder: Path, out: Path, *, seed: int) -> None:
     """Write an untrained twin of a model's denoiser to ``out``: same configuration, new weights."""
-    from diffusers import SD3Transformer2DModel
-
-    write_untrained(SD3Transformer2DModel, folder, COMPONENT, out, seed=seed)
+    write_untrained(CLASS, folder, COMPONENT, out, seed=seed)
 
 
 def parts(found: Container[str]) -> dict[str, str]:

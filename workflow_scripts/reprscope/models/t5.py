@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,10 +9,10 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError
 
-from reprscope.errors import UserError
-from reprscope.models.text import check_tokenizer
+from reprscope.models import configs
+from reprscope.models.parts import load_part, load_tokenizer
+from reprscope.models.text import Reader
 
 BATCH = 8
 """Texts that are encoded at a time."""
@@ -50,32 +49,33 @@ def t5_text(
     UserError
         If the encoder or its tokenizer cannot be loaded.
     """
-    from transformers import T5EncoderModel, T5TokenizerFast
-
-    vocabulary = folder / f"tokenizer_{number}"
-    # Not spiece.model, which needs the package sentencepiece; released models have both.
-    check_tokenizer(vocabulary, ("tokenizer.json",))
+    reader = t5_reader(folder, number=number, tokens=tokens)
     dtype = getattr(torch, t5_precision(folder, number=number, device=device))
-    try:
-        tokenizer = T5TokenizerFast.from_pretrained(vocabulary)
-        encoder = T5EncoderModel.from_pretrained(folder / f"text_encoder_{number}", dtype=dtype)
-    except (OSError, SafetensorError, ValueError) as error:
-        raise UserError(
-            f"The T5 text encoder in {folder} cannot be loaded ({error}): delete the folder and "
-            "fetch it again."
-        ) from error
+    encoder = load_part("T5EncoderModel", folder, f"text_encoder_{number}", dtype=dtype)
     encoder = encoder.to(device).eval()
     found = []
     for start in range(0, len(texts), BATCH):
-        batch = tokenizer(
-            list(texts[start : start + BATCH]),
-            padding="max_length",
-            max_length=tokens,
-            truncation=True,
-            return_tensors="pt",
-        )
-        found.append(compact(encoder(batch.input_ids.to(device))[0].float().cpu().numpy()))
+        batch = reader.read(texts[start : start + BATCH]).to(device)
+        found.append(compact(encoder(batch)[0].float().cpu().numpy()))
     return np.concatenate(found)
+
+
+def t5_reader(folder: Path, *, number: int, tokens: int) -> Reader:
+    """What reads texts for a T5 encoder of a model folder, ``tokens`` long.
+
+    Raises
+    ------
+    UserError
+        If the tokenizer cannot be loaded; see :func:`reprscope.models.parts.load_tokenizer`.
+    """
+    part = folder / f"text_encoder_{number}"
+    config = configs.complete(
+        "T5EncoderModel", configs.read_file(part / "config.json"), where=str(part)
+    )
+    tokenizer = load_tokenizer(
+        "T5EncoderModel", folder, f"tokenizer_{number}", words=config["vocab_size"]
+    )
+    return Reader(tokenizer, tokens)
 
 
 def t5_precision(folder: Path, *, number: int, device: torch.device) -> str:
@@ -87,7 +87,7 @@ def t5_precision(folder: Path, *, number: int, device: torch.device) -> str:
     if device.type == "cpu":
         return "float32"
     path = folder / f"text_encoder_{number}" / "config.json"
-    config = json.loads(path.read_text(encoding="utf-8"))
+    config = configs.read_file(path)
     named = str(config.get("dtype") or config.get("torch_dtype"))
     return named if named in ("float16", "bfloat16") else "float32"
 

@@ -1,19 +1,18 @@
-"""The CLIP text encoders: prompts to embeddings. Loaded one by one, and released."""
+"""Text encoders: texts to tokens, and prompts to embeddings by CLIP. Loaded one by one."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError
 
-from reprscope.errors import UserError
+from reprscope.models import configs
+from reprscope.models.parts import load_part, load_tokenizer
 
 BATCH = 32
 """Texts that are encoded at a time."""
@@ -21,6 +20,70 @@ BATCH = 32
 Hidden = Literal["last", "penultimate", "none"]
 """Which hidden state is wanted: the last one, after the final layer norm; the output of the layer
 before the last, without that norm; or none."""
+
+
+@dataclass(frozen=True)
+class Reader:
+    """A tokenizer, and how many tokens of a text its encoder reads.
+
+    Attributes
+    ----------
+    tokenizer
+        Of transformers.
+    length : int
+        Texts are padded and cut to it.
+    """
+
+    tokenizer: Any
+    length: int
+
+    def read(self, texts: Sequence[str]) -> torch.Tensor:
+        """Tokens (texts, length), integers."""
+        batch = self.tokenizer(
+            list(texts),
+            padding="max_length",
+            max_length=self.length,
+            truncation=True,
+            return_tensors="pt",
+        )
+        found: torch.Tensor = batch.input_ids
+        return found
+
+    def cut(self, texts: Sequence[str]) -> list[str]:
+        """Those texts of which the encoder reads a part only."""
+        whole = self.tokenizer(list(texts), verbose=False).input_ids
+        return [text for text, ids in zip(texts, whole, strict=True) if len(ids) > self.length]
+
+
+def clip_reader(folder: Path, number: int = 1) -> Reader:
+    """What reads texts for a CLIP text encoder of a model folder.
+
+    The length is the tokenizer's, as in the diffusers pipelines, where it has one and the encoder
+    knows as many places.
+
+    Raises
+    ------
+    UserError
+        If the tokenizer cannot be loaded; see :func:`reprscope.models.parts.load_tokenizer`.
+    """
+    encoder, tokenizer = _names(number)
+    kind, config = _clip(folder / encoder)
+    loaded = load_tokenizer(kind, folder, tokenizer, words=config["vocab_size"])
+    return Reader(loaded, min(loaded.model_max_length, config["max_position_embeddings"]))
+
+
+def _names(number: int) -> tuple[str, str]:
+    """Folders of a model's text encoder and of its tokenizer."""
+    suffix = "" if number == 1 else f"_{number}"
+    return f"text_encoder{suffix}", f"tokenizer{suffix}"
+
+
+def _clip(part: Path) -> tuple[str, dict[str, Any]]:
+    """Class of a CLIP text encoder, by what its configuration says, and that configuration."""
+    config = configs.read_file(part / "config.json")
+    projects = "CLIPTextModelWithProjection" in (config.get("architectures") or ())
+    kind = "CLIPTextModelWithProjection" if projects else "CLIPTextModel"
+    return kind, configs.complete(kind, config, where=str(part))
 
 
 @dataclass(frozen=True)
@@ -53,7 +116,7 @@ def clip_text(
     folder : Path
         Model folder in diffusers' layout.
     texts : sequence of str
-        Padded and cut to the tokenizer's full length, as in the diffusers pipelines.
+        Padded and cut to the length of :func:`clip_reader`.
     hidden : {"last", "penultimate", "none"}
     number : int
         1 for ``text_encoder`` and ``tokenizer``, 2 for ``text_encoder_2`` and ``tokenizer_2``.
@@ -63,56 +126,18 @@ def clip_text(
     UserError
         If the encoder or its tokenizer cannot be loaded.
     """
-    from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
-
-    suffix = "" if number == 1 else f"_{number}"
-    weights = folder / f"text_encoder{suffix}"
-    vocabulary = folder / f"tokenizer{suffix}"
-    check_tokenizer(vocabulary, ("tokenizer.json",), ("vocab.json", "merges.txt"))
-    try:
-        config = json.loads((weights / "config.json").read_text(encoding="utf-8"))
-        projects = "CLIPTextModelWithProjection" in config.get("architectures", ())
-        kind = CLIPTextModelWithProjection if projects else CLIPTextModel
-        tokenizer = CLIPTokenizer.from_pretrained(vocabulary)
-        encoder = kind.from_pretrained(weights, dtype=torch.float32)
-    except (OSError, SafetensorError, ValueError) as error:
-        raise UserError(
-            f"The text encoder in {folder} cannot be loaded ({error}): delete the folder and fetch "
-            "it again."
-        ) from error
-    encoder = encoder.to(device).eval()
+    reader, (component, _) = clip_reader(folder, number), _names(number)
+    kind, _ = _clip(folder / component)
+    encoder = load_part(kind, folder, component, dtype=torch.float32).to(device).eval()
+    projects = kind == "CLIPTextModelWithProjection"
     states, pooled = [], []
     for start in range(0, len(texts), BATCH):
-        batch = tokenizer(
-            list(texts[start : start + BATCH]),
-            padding="max_length",
-            max_length=tokenizer.model_max_length,
-            truncation=True,
-            return_tensors="pt",
-        )
-        found = encoder(batch.input_ids.to(device), output_hidden_states=hidden == "penultimate")
+        tokens = reader.read(texts[start : start + BATCH])
+        found = encoder(tokens.to(device), output_hidden_states=hidden == "penultimate")
         state = found.hidden_states[-2] if hidden == "penultimate" else found.last_hidden_state
         states.append(_array(state[:, :0] if hidden == "none" else state))
         pooled.append(_array(found.text_embeds if projects else found.pooler_output))
     return ClipText(hidden=np.concatenate(states), pooled=np.concatenate(pooled))
-
-
-def check_tokenizer(folder: Path, *forms: Sequence[str]) -> None:
-    """Check that a tokenizer's files are there, in one of the given forms.
-
-    Without them transformers makes a tokenizer that knows no words, and says nothing.
-
-    Raises
-    ------
-    UserError
-        If they are not.
-    """
-    if not any(all((folder / name).is_file() for name in form) for form in forms):
-        wanted = ", or ".join(" and ".join(form) for form in forms)
-        raise UserError(
-            f"{folder} has no {wanted}: delete the model's folder and fetch it again, or save the "
-            "tokenizer there with transformers' save_pretrained."
-        )
 
 
 def _array(values: torch.Tensor) -> NDArray[np.float32]:

@@ -128,18 +128,15 @@ def refuse_upcast(upcast_attention: bool) -> None:
 
 
 def load_module(
-    kind: Any, folder: Path, *, dtype: torch.dtype, device: torch.device
+    kind: str, folder: Path, *, dtype: torch.dtype, device: torch.device
 ) -> torch.nn.Module:
-    """Load the transformer of a model folder, of a diffusers class, and nothing else of it.
+    """Load the transformer of a model folder, and nothing else of it.
 
-    Raises
-    ------
-    UserError
-        If it cannot be loaded.
+    As :func:`reprscope.models.parts.load_part`.
     """
     import torch
 
-    module = load_part(kind, folder, COMPONENT_FOLDER, name="transformer", dtype=dtype)
+    module = load_part(kind, folder, COMPONENT_FOLDER, dtype=dtype)
     # In SD-3 a float32 buffer comes first, from which diffusers without accelerate concludes that
     # the file has the wanted dtype already. Its own `to` warns about modules that it does not have.
     loaded: torch.nn.Module = torch.nn.Module.to(module, device=device, dtype=dtype)

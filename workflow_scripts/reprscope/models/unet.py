@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from reprscope.models.denoiser import Noising
+    from reprscope.models.text import Reader
 
 COMPONENT = "unet"
 CLASS = "UNet2DConditionModel"
@@ -183,6 +184,14 @@ def encode_prompts(
     return {"embedding": embedding, "pooled": second.pooled}
 
 
+def readers(folder: Path) -> dict[str, Reader]:
+    """What reads texts for :func:`encode_prompts`, by text encoder."""
+    from reprscope.models.text import clip_reader
+
+    numbers = (1, 2) if (folder / "text_encoder_2").is_dir() else (1,)
+    return {f"CLIP {number}": clip_reader(folder, number) for number in numbers}
+
+
 def text_precision(folder: Path, *, device: torch.device) -> dict[str, str]:
     """Types in which :func:`encode_prompts` computes, by text encoder."""
     return {"CLIP": "float32"}
@@ -226,10 +235,8 @@ def load(
         If it cannot be loaded, or is of a kind that is not supported.
     """
     import torch
-    from diffusers import UNet2DConditionModel
 
-    module = load_part(UNet2DConditionModel, folder, COMPONENT, name="U-Net", dtype=dtype)
-    configs.complete(CLASS, module.config, where=f"{folder}/{COMPONENT}")
+    module = load_part(CLASS, folder, COMPONENT, dtype=dtype)
     sized = bool(module.config["addition_embed_type"]) and protocol.added_conditioning
     if not sized:
         module.register_to_config(addition_embed_type=None)
@@ -299,9 +306,7 @@ def make_untrained(folder: Path, out: Path, *, seed: int) -> None:
 
     The weights are diffusers' own initialisation, drawn from ``seed``.
     """
-    from diffusers import UNet2DConditionModel
-
-    write_untrained(UNet2DConditionModel, folder, COMPONENT, out, seed=seed)
+    write_untrained(CLASS, folder, COMPONENT, out, seed=seed)
 
 
 def schedule_config(folder: Path) -> dict[str, Any]:

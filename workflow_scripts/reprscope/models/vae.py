@@ -110,19 +110,14 @@ class Decoder:
 
 def load_decoder(folder: Path, *, device: torch.device) -> Decoder:
     """Load the decoder of a model folder's VAE in diffusers' layout."""
-    from diffusers import AutoencoderKL
-
-    module = load_part(AutoencoderKL, folder, "vae", name="VAE", dtype=torch.float32)
-    _config(module.config, folder)
+    module = load_part("AutoencoderKL", folder, "vae", dtype=torch.float32)
     module.encoder = None
     return Decoder(module.to(device))
 
 
 def load(folder: Path, *, device: torch.device) -> VAE:
     """Load the VAE of a model folder in diffusers' layout."""
-    from diffusers import AutoencoderKL
-
-    module = load_part(AutoencoderKL, folder, "vae", name="VAE", dtype=torch.float32)
+    module = load_part("AutoencoderKL", folder, "vae", dtype=torch.float32)
     config = _config(module.config, folder)
     module.decoder = None
     return VAE(module.to(device), config)
