@@ -234,7 +234,7 @@ def test_a_damaged_text_encoder_is_one_sentence(tmp_path):
     with pytest.raises(UserError, match=r"text_encoder_2: model\.safetensors is damaged"):
         flux.encode_prompts(folder, [""], device=CPU)
     (folder / "text_encoder" / "config.json").unlink()
-    with pytest.raises(UserError, match=r"There is no .*text_encoder/config\.json"):
+    with pytest.raises(UserError, match=r"text_encoder/config\.json cannot be read"):
         text.clip_text(folder, [""], hidden="none", device=CPU)
 
 
