@@ -75,6 +75,8 @@ def repository(folder: Path, name: str, seed: int, nano: Path) -> Path:
     if registry.find(name).architecture.denoiser.get("addition_embed_type"):
         shutil.copytree(folder / "text_encoder", folder / "text_encoder_2")
         edit(folder / "text_encoder_2/config.json", architectures=["CLIPTextModelWithProjection"])
+        path = folder / "text_encoder_2/model.safetensors"
+        save_file({**load_file(path), "text_projection.weight": torch.eye(TEXT)}, path)
     network = small_unet(name, seed)
     network.save_pretrained(folder / "unet")
     network.half().save_pretrained(folder / "unet", variant="fp16")
