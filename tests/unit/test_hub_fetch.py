@@ -75,6 +75,7 @@ def repository(folder: Path, name: str, seed: int, nano: Path) -> Path:
     if registry.find(name).architecture.denoiser.get("addition_embed_type"):
         shutil.copytree(folder / "text_encoder", folder / "text_encoder_2")
         edit(folder / "text_encoder_2/config.json", architectures=["CLIPTextModelWithProjection"])
+        shutil.copytree(folder / "tokenizer", folder / "tokenizer_2")
         path = folder / "text_encoder_2/model.safetensors"
         save_file({**load_file(path), "text_projection.weight": torch.eye(TEXT)}, path)
     network = small_unet(name, seed)

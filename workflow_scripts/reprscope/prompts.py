@@ -123,12 +123,12 @@ def cut(readers: Mapping[str, Reader], prompts: Sequence[str]) -> dict[str, dict
         if long:
             logger.warning(
                 "%d of %d texts are longer than the %d tokens that the text encoder %s reads, and "
-                "are cut, such as '%s'",
+                "are cut, such as the one that begins '%s'",
                 len(long),
                 len(prompts),
                 reader.length,
                 name,
-                long[0],
+                long[0][:80],
             )
     return found
 
