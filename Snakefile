@@ -1,12 +1,6 @@
-from os.path import exists
-
 from snakemake.utils import min_version
 
 min_version("9.20")
-
-
-# A study of one's own stands in the folder in which Snakemake runs, the default one beside this file.
-configfile: "config.yaml" if exists("config.yaml") else f"{workflow.basedir}/config.yaml"
 
 
 include: "rules/common.smk"

@@ -12,13 +12,27 @@ from reprscope import failures, jobs, paths, specs, stale, tasks
 from reprscope.data.canonical import FILES
 from reprscope.device import count_gpus
 from reprscope.errors import UserError
-from reprscope.study import load
+from reprscope.study import load, read
 
 jobs.import_from(Path(workflow.basedir) / "workflow_scripts")
 if {"{", "}"} & set(str(workflow.basedir)):
     sys.exit(
         f"Snakemake takes braces in {workflow.basedir} for a pattern: give the folder another name."
     )
+# A study of one's own stands in the folder in which Snakemake runs, the default one beside the
+# Snakefile. Of a file that is not YAML Snakemake itself would say neither its name nor the line.
+STUDY = (
+    "config.yaml" if Path("config.yaml").exists() else f"{workflow.basedir}/config.yaml"
+)
+try:
+    read(Path(STUDY))
+except UserError as error:
+    sys.exit(f"The study is not usable. {error}")
+
+
+configfile: STUDY
+
+
 try:
     study = load(paths.located(config), [Path(path) for path in workflow.configfiles])
 except UserError as error:

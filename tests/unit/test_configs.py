@@ -3,6 +3,7 @@
 import inspect
 import json
 import re
+import shutil
 from functools import partial
 
 import diffusers
@@ -310,6 +311,15 @@ REFUSED = {
     "size without widths": ({"addition_embed_type": "text_time"}, "without addition_time_embed"),
     "norms of text": ({"cross_attention_norm": "group_norm"}, "which do not divide into 32 groups"),
     "other norms of text": ({"cross_attention_norm": "layer_norm"}, "has cross_attention_norm"),
+    "no groups": ({"norm_num_groups": None}, "has norm_num_groups: null"),
+    "no such activation": ({"act_fn": "snake"}, 'has act_fn: "snake"'),
+    "no such activation of time": ({"timestep_post_act": "tanh"}, 'timestep_post_act: "tanh"'),
+    "other scale and shift": ({"resnet_time_scale_shift": "spatial"}, 'scale_shift: "spatial"'),
+    "odd width of time": ({"time_embedding_dim": 21}, "has time_embedding_dim: 21"),
+    "gated attention of widths by block": (
+        {"attention_type": "gated", "cross_attention_dim": [24] * 4},
+        "has attention_type: gated and a list of cross_attention_dim",
+    ),
     "padding": ({"downsample_padding": 2}, "has downsample_padding: 2"),
     "even kernel": ({"conv_in_kernel": 4}, "has conv_in_kernel: 4"),
     "other time": ({"time_embedding_type": "learned"}, 'has time_embedding_type: "learned"'),
@@ -386,6 +396,8 @@ def test_a_vae_is_run_as_diffusers_runs_it(what, tmp_path):
         ({"latent_channels": 16}, "latent_channels of the VAE is 16"),
         ({"in_channels": 1}, "vae/config.json has in_channels: 1"),
         ({"out_channels": 4}, "vae/config.json has out_channels: 4"),
+        ({"layers_per_block": 0}, "vae/config.json has layers_per_block: 0"),
+        ({"act_fn": "snake"}, 'vae/config.json has act_fn: "snake"'),
         ({"latents_mean": [0.1] * 4}, "vae/config.json has latents_mean"),
         ({"latents_std": [0.1] * 4}, "vae/config.json has latents_std"),
         ({"down_block_types": ["DownBlock2D"] * 2}, "vae/config.json has down_block_types"),
@@ -411,6 +423,8 @@ def test_a_vae_that_cannot_be_run_is_one_sentence(changes, said):
         ({"architectures": None}, 'of the class "of no class"'),
         ({"architectures": None, "model_type": "bert"}, 'of the class "of no class"'),
         ({"hidden_size": 32}, "hidden_size of the text encoder is 32"),
+        ({"hidden_act": "snake"}, 'text_encoder/config.json has hidden_act: "snake"'),
+        ({"num_attention_heads": 5}, "24 features (hidden_size), which do not divide into 5 heads"),
         ({"num_hidden_layers": 0}, "text_encoder/config.json has num_hidden_layers: 0"),
         ({"return_dict": False}, "text_encoder/config.json has return_dict: false"),
         ({"hidden_act": None}, "text_encoder/config.json has hidden_act: null"),
@@ -419,6 +433,50 @@ def test_a_vae_that_cannot_be_run_is_one_sentence(changes, said):
 )
 def test_a_text_encoder_that_cannot_be_run_is_one_sentence(changes, said):
     assert said in refusal(unet, stable_diffusion(text_encoder=TEXT | changes))
+
+
+CLIPS = {
+    "clip": {},
+    "other activation": {"hidden_act": "gelu"},
+    "one layer": {"num_hidden_layers": 1},
+    "more layers": {"num_hidden_layers": 4, "num_attention_heads": 4},
+    "longer texts": {"max_position_embeddings": 20},
+    "norms": {"layer_norm_eps": 1e-3},
+    "end of text of old versions": {"eos_token_id": 2},
+}
+
+
+@pytest.mark.parametrize("projects", [False, True])
+@pytest.mark.parametrize("what", CLIPS)
+def test_a_text_encoder_is_run_as_transformers_runs_it(what, projects, tmp_path, nano):
+    from reprscope.models.text import clip_text
+
+    shutil.copytree(nano / "tokenizer", tmp_path / "tokenizer")
+    small = {"vocab_size": 221, "hidden_size": 24, "intermediate_size": 48, "projection_dim": 12}
+    small |= {"num_hidden_layers": 2, "num_attention_heads": 2, "max_position_embeddings": 16}
+    settings = small | {"bos_token_id": 219, "eos_token_id": 220, "pad_token_id": 220}
+    name = "CLIPTextModelWithProjection" if projects else "CLIPTextModel"
+    torch.manual_seed(0)
+    network = getattr(transformers, name)(transformers.CLIPTextConfig(**settings | CLIPS[what]))
+    network.eval().save_pretrained(tmp_path / "text_encoder")
+    stored = configs.read_folder(tmp_path)["text_encoder"]
+    configs.complete(name, stored, where="text_encoder")
+    tokenizer = transformers.CLIPTokenizer.from_pretrained(tmp_path / "tokenizer")
+    texts = ["a red cat", ""]
+    tokens = tokenizer(
+        texts, padding="max_length", max_length=16, truncation=True, return_tensors="pt"
+    )
+    with torch.no_grad():
+        expected = network(tokens.input_ids, output_hidden_states=True)
+    found = clip_text(tmp_path, texts, hidden="last", device=torch.device("cpu"))
+    before = clip_text(tmp_path, texts, hidden="penultimate", device=torch.device("cpu"))
+    pooled = expected.text_embeds if projects else expected.pooler_output
+    for ours, theirs in (
+        (found.hidden, expected.last_hidden_state),
+        (before.hidden, expected.hidden_states[-2]),
+        (found.pooled, pooled),
+    ):
+        assert torch.allclose(torch.from_numpy(ours), theirs, atol=1e-5)
 
 
 def test_a_text_encoder_that_says_its_type_alone_is_known():
@@ -537,6 +595,7 @@ def test_a_transformer_lists_the_modules_that_run_and_their_sizes(family, config
         (flux, {"in_channels": 384}, "in_channels of the transformer is 384"),
         (flux, {"patch_size": 2}, "has patch_size: 2"),
         (flux, {"axes_dims_rope": [4, 4, 4]}, "the sum of axes_dims_rope is 12"),
+        (flux, {"axes_dims_rope": [3, 3, 2]}, "has axes_dims_rope: [3, 3, 2]"),
         (flux, {"guidance_embeds": None}, "has guidance_embeds: null"),
         (flux, {"pooled_projection_dim": 768}, "pooled_projection_dim is 768"),
         (flux, {"_class_name": "ChromaTransformer2DModel"}, 'of the class "ChromaTransformer2D'),

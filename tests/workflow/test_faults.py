@@ -122,3 +122,12 @@ def test_a_study_with_a_mistake_ends_before_any_job(project):
         "The study is not usable. experiments.correspondence: timestep 2000 is outside 0 to 999, "
         "the timesteps of nano-sd."
     )
+
+
+def test_a_study_that_is_not_yaml_ends_with_its_file_and_line(project):
+    (project.folder / "config.yaml").write_text("title: x\nmodels: [\n  a: b\n")
+    done = project.snakemake("--dry-run")
+    assert done.returncode != 0
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("The study is not usable. config.yaml line 4, column 1 is not YAML: ")
+    assert last.endswith(".")

@@ -52,7 +52,6 @@ WHOLE: Final = Form(_is_whole, "a whole number from 1")
 COUNT: Final = Form(lambda value: _is_whole(value, 0), "a whole number from 0")
 NUMBER: Final = Form(_is_number, "a number")
 FLAG: Final = Form(lambda value: isinstance(value, bool), "true or false")
-TEXT: Final = Form(lambda value: isinstance(value, str), "a text")
 NULL: Final = Form(lambda value: value is None, "null")
 ANY: Final = Form(lambda _: True, "anything")
 """Of a field that changes nothing which is measured."""
@@ -74,6 +73,8 @@ def each(form: Form, *, least: int = 1) -> Form:
     return Form(accepts, f"a list, each {form.says}")
 
 
+EVEN: Final = Form(lambda value: _is_whole(value, 2) and value % 2 == 0, "an even number from 2")
+ACTIVATION: Final = only("silu", "swish", "mish", "gelu", "relu")
 COUNTS: Final = Form(
     lambda value: COUNT.accepts(value) or each(COUNT).accepts(value),
     "a whole number from 0, or a list of such",
@@ -125,8 +126,8 @@ _UNET: Final = {
     "downsample_padding": _field(1, only(0, 1)),
     "mid_block_scale_factor": _field(1, NUMBER),
     "dropout": _field(0.0, ANY),
-    "act_fn": _field("silu", TEXT),
-    "norm_num_groups": _field(32, WHOLE, NULL),
+    "act_fn": _field("silu", ACTIVATION),
+    "norm_num_groups": _field(32, WHOLE),
     "norm_eps": _field(1e-5, NUMBER),
     "cross_attention_dim": _field(1280, WHOLE, each(WHOLE)),
     "transformer_layers_per_block": _field(1, COUNT, each(COUNTS)),
@@ -143,13 +144,13 @@ _UNET: Final = {
     "num_class_embeds": _field(None, NULL),
     # diffusers' fused attention ignores it; the study decides by it how to compute.
     "upcast_attention": _field(False, FLAG, NULL),
-    "resnet_time_scale_shift": _field("default", TEXT),
+    "resnet_time_scale_shift": _field("default", only("default", "scale_shift")),
     "resnet_skip_time_act": _field(False, FLAG),
     "resnet_out_scale_factor": _field(1.0, NUMBER),
     "time_embedding_type": _field("positional", only("positional", "fourier")),
-    "time_embedding_dim": _field(None, WHOLE, NULL),
-    "time_embedding_act_fn": _field(None, TEXT, NULL),
-    "timestep_post_act": _field(None, TEXT, NULL),
+    "time_embedding_dim": _field(None, EVEN, NULL),
+    "time_embedding_act_fn": _field(None, ACTIVATION, NULL),
+    "timestep_post_act": _field(None, ACTIVATION, NULL),
     "time_cond_proj_dim": _field(None, NULL),
     "conv_in_kernel": _field(3, only(1, 3, 5, 7)),
     "conv_out_kernel": _field(3, only(1, 3, 5, 7)),
@@ -172,8 +173,8 @@ _VAE: Final = {
         ("UpDecoderBlock2D",), each(only("UpDecoderBlock2D", "AttnUpDecoderBlock2D"))
     ),
     "block_out_channels": _field((64,), each(WHOLE)),
-    "layers_per_block": _field(1, COUNT),
-    "act_fn": _field("silu", TEXT),
+    "layers_per_block": _field(1, WHOLE),
+    "act_fn": _field("silu", ACTIVATION),
     "latent_channels": _field(4, WHOLE),
     "norm_num_groups": _field(32, WHOLE),
     "sample_size": _field(32, ANY),
@@ -216,7 +217,7 @@ _FLUX: Final = {
     "joint_attention_dim": _field(4096, WHOLE),
     "pooled_projection_dim": _field(768, WHOLE),
     "guidance_embeds": _field(False, FLAG),
-    "axes_dims_rope": _field((16, 56, 56), each(WHOLE, least=3)),
+    "axes_dims_rope": _field((16, 56, 56), each(EVEN, least=3)),
 }
 
 _OF_TRANSFORMERS: Final = {
@@ -242,7 +243,7 @@ _CLIP: Final = {
     "num_hidden_layers": _field(12, WHOLE),
     "num_attention_heads": _field(8, WHOLE),
     "max_position_embeddings": _field(77, WHOLE),
-    "hidden_act": _field("quick_gelu", TEXT),
+    "hidden_act": _field("quick_gelu", only("quick_gelu", "gelu")),
     "layer_norm_eps": _field(1e-5, NUMBER),
     "attention_dropout": _field(0.0, ANY),
     "initializer_range": _field(0.02, ANY),
@@ -265,7 +266,7 @@ _T5: Final = {
     "relative_attention_max_distance": _field(128, WHOLE),
     "dropout_rate": _field(0.1, ANY),
     "layer_norm_epsilon": _field(1e-6, NUMBER),
-    "feed_forward_proj": _field("relu", TEXT),
+    "feed_forward_proj": _field("relu", only("relu", "gated-gelu")),
     "use_cache": _field(True, ANY),
     "pad_token_id": _field(0, ANY),
     "eos_token_id": _field(1, ANY),
@@ -384,6 +385,16 @@ def check(family: Family, parts: Mapping[str, Config], *, whole: bool = True) ->
     }
     if "vae" in found:
         _check_vae(found["vae"])
+    for folder, config in found.items():
+        if (
+            wanted[folder].startswith("CLIP")
+            and config["hidden_size"] % (config["num_attention_heads"])
+        ):
+            raise UserError(
+                f"{folder}/config.json has {config['hidden_size']} features (hidden_size), which "
+                f"do not divide into {config['num_attention_heads']} heads: correct it, or use "
+                "another model."
+            )
     family.check(found)
 
 
@@ -435,7 +446,7 @@ def check_groups(config: Config, where: str) -> None:
     UserError
         If they do not.
     """
-    for width in config["block_out_channels"] if config["norm_num_groups"] else ():
+    for width in config["block_out_channels"]:
         if width % config["norm_num_groups"]:
             raise UserError(
                 f"{where}/config.json has {width} channels, which do not divide into "

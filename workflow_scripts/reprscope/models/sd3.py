@@ -255,6 +255,11 @@ def check(parts: Mapping[str, Mapping[str, Any]]) -> None:
             config["num_attention_heads"] * config["attention_head_dim"],
         ),
     )
+    if config["caption_projection_dim"] % 4:
+        raise UserError(
+            f"{COMPONENT}/config.json has {config['caption_projection_dim']} features, into which "
+            "sines and cosines of two axes do not go: use a model with a multiple of 4."
+        )
     if "vae" in parts:
         configs.check_equal(
             ("in_channels of the transformer", config["in_channels"]),

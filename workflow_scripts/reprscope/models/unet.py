@@ -353,6 +353,11 @@ def check(parts: Mapping[str, Mapping[str, Any]]) -> None:
                 f"{COMPONENT}/config.json has {width} channels and an attention_head_dim of "
                 f"{count}: correct it, or use another model."
             )
+    if config["attention_type"] != "default" and not isinstance(config["cross_attention_dim"], int):
+        raise UserError(
+            f"{COMPONENT}/config.json has attention_type: {config['attention_type']} and a list of "
+            "cross_attention_dim: write it as one number."
+        )
     if config["cross_attention_norm"] is not None and _text_width(config) % NORM_GROUPS:
         raise UserError(
             f"{COMPONENT}/config.json has cross_attention_norm: {config['cross_attention_norm']} "
