@@ -279,7 +279,7 @@ WORDS = [
     ("files.py", "free some space", "make room", set()),
     ("store.py", "has values that are not finite", "has values that are not numbers", set()),
     ("device.py", "time.sleep(0.5)", "time.sleep(2)", set()),
-    ("models/unet.py", "which is not supported", "which this program does not know", set()),
+    ("models/unet.py", "do not fit the model", "do not suit the model", set()),
     ("tasks/correspondence.py", "of {row['model']} on", "of {row['model']} for", {"report.py"}),
     ("findings.py", "With noise seed", "For noise seed", {"report.py"}),
     ("labels.py", '"conv_in": "conv-in"', '"conv_in": "conv in"', {"figure.py", "report.py"}),

@@ -105,7 +105,8 @@ def encode_prompts(study: Study, wildcards: Wildcards) -> str:
     return canonical_json(
         {
             "code": _code(
-                "encode_prompts.py", *_family(model_family, "encode_prompts", "text_precision")
+                "encode_prompts.py",
+                *_family(model_family, "encode_prompts", "readers", "text_precision"),
             ),
             "family": model_family,
             "template": study.prompts[prompt],
