@@ -192,7 +192,7 @@ def scorecard_inputs():
 
 
 def report_inputs():
-    """Tables, figures, sizes, model manifests and records of datasets that the report shows."""
+    """Tables, figures, sizes, and records of models, datasets and prompts, for the report."""
     experiments = study.experiments.values()
     stems = [
         paths.FIGURE.format(experiment=e.name, figure=f.name)
@@ -208,6 +208,10 @@ def report_inputs():
         "scorecard": paths.SCORECARD,
         "manifests": [paths.MANIFEST.format(model=name) for name in study.models_used],
         "datasets": [paths.IMAGES.format(dataset=name) for name in study.datasets_used],
+        "prompts": [
+            paths.PROMPTS.format(text_encoder=model, prompt=prompt)
+            for model, prompt in study.prompts_used
+        ],
     }
 
 
@@ -224,6 +228,7 @@ def report_anyway():
     import_module("report").main(
         manifests=inputs["manifests"],
         images=inputs["datasets"],
+        texts=inputs["prompts"],
         shapes=paths.SHAPES,
         card=paths.SCORECARD,
         folder=Path("results/benchmarks"),

@@ -106,9 +106,42 @@ def datasets(images: list[str]) -> list[Section]:
     ]
 
 
+def models(manifests: list[str], texts: list[str]) -> list[Section]:
+    """Read how the weights of models are stored, and which texts were cut; none says nothing."""
+    said = []
+    for path in map(Path, manifests):
+        stored = json.loads(path.read_text(encoding="utf-8"))["stored"]
+        parts = [
+            f"{part} in {how['precision']}"
+            + (f" (the variant {how['variant']})" if "variant" in how else "")
+            for part, how in stored.items()
+        ]
+        if parts:
+            said.append(f"`{path.parent.name}`: weights of {', '.join(parts)}.")
+    for path in map(Path, texts):
+        for encoder, how in prompts.origin(path)["cut"].items():
+            if how["cut"]:
+                said.append(
+                    f"`{path.parent.name}`: {how['cut']} of {how['texts']} texts of the prompt "
+                    f"{path.stem} are longer than the {how['length']} tokens that {encoder} reads, "
+                    "and are cut."
+                )
+    if not said:
+        return []
+    return [
+        Section(
+            name="models",
+            title="Models",
+            question="In what precision are weights stored, and which texts are cut?",
+            found=said,
+        )
+    ]
+
+
 def main(
     manifests: list[str],
     images: list[str],
+    texts: list[str],
     shapes: str,
     card: str,
     folder: Path,
@@ -137,6 +170,10 @@ def main(
         sections=[
             *sections,
             *datasets([path for path in images if path not in failed]),
+            *models(
+                [path for path in manifests if path not in failed],
+                [path for path in texts if path not in failed],
+            ),
             *sizes(shapes, failed),
             *scorecard(card, failed),
         ],
@@ -153,6 +190,7 @@ if __name__ == "__main__":
         main(
             manifests=list(snakemake.input.manifests),
             images=list(snakemake.input.datasets),
+            texts=list(snakemake.input.prompts),
             shapes=snakemake.input.shapes,
             card=snakemake.input.scorecard,
             folder=Path("results/benchmarks"),

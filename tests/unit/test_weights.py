@@ -6,15 +6,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from reprscope import prompts
 from reprscope.errors import UserError
-from reprscope.models import denoiser, fetch, vae
+from reprscope.models import denoiser, fetch, text, vae
 from reprscope.models.parts import check_part, load_part
 from safetensors.torch import load_file, save_file
 from support import tiny_models, tiny_unets
 from support.damage import KINDS, damages, left_out, rewrite
 
-TENSORS = 4
-"""Tensors of each part that the sweep damages; all pass that are tried with 50."""
+TENSORS = 2
+"""Tensors of each part that the sweep damages."""
 
 MODELS = {
     "sd-1": ("unet", lambda folder: tiny_unets.make("sd-1", folder)),
@@ -245,8 +246,8 @@ def test_the_index_and_the_shards_are_compared(model, tmp_path, part):
     index.write_text(json.dumps(other))
     with pytest.raises(UserError, match=rf"no model-9\.safetensors, which its {index.name} names"):
         get(model, tmp_path / "out")
-    for text in ("", "[]", "{}", '{"weight_map": 3}', '{"weight_map": {"a": 3}}'):
-        index.write_text(text)
+    for content in ("", "[]", "{}", '{"weight_map": 3}', '{"weight_map": {"a": 3}}'):
+        index.write_text(content)
         with pytest.raises(UserError, match=rf"{index.name} is no index of weights|has no 3"):
             get(model, tmp_path / "out")
     index.unlink()
@@ -387,8 +388,8 @@ def test_a_config_that_cannot_be_read_is_named(model, part, content):
 def test_a_damaged_or_foreign_tokenizer_is_one_sentence(model, tmp_path, part):
     folder = model / part
     whole = (folder / "tokenizer.json").read_text()
-    for text in ("", "{", "{}", whole[: len(whole) // 2]):
-        (folder / "tokenizer.json").write_text(text)
+    for content in ("", "{", "{}", whole[: len(whole) // 2]):
+        (folder / "tokenizer.json").write_text(content)
         with pytest.raises(UserError, match=rf"{part}.* cannot be (read|loaded) \("):
             get(model, tmp_path / "out")
     (folder / "tokenizer.json").write_text(whole)
@@ -406,4 +407,56 @@ def test_a_tokenizer_that_knows_more_words_than_its_encoder_is_refused(model, tm
     content["model"]["vocab"]["something"] = 400
     path.write_text(json.dumps(content))
     with pytest.raises(UserError, match="knows 401 words and its text encoder 221"):
+        get(model, tmp_path / "out")
+
+
+@pytest.mark.parametrize("length", [0, -1, "16", True, [16]])
+def test_a_length_that_is_no_number_of_tokens_is_refused(model, tmp_path, length):
+    path = model / "tokenizer" / "tokenizer_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"model_max_length": length}))
+    with pytest.raises(UserError, match=r"model_max_length: .*, which is no number of tokens"):
+        get(model, tmp_path / "out")
+
+
+@pytest.mark.parametrize("length", ["left out", None, 1e30, 77, 16])
+def test_texts_are_cut_at_what_tokenizer_and_encoder_know(model, length, caplog):
+    """Also without ``model_max_length``, with which no text is too long for the tokenizer."""
+    path = model / "tokenizer" / "tokenizer_config.json"
+    settings = json.loads(path.read_text()) | {"model_max_length": length}
+    if length == "left out":
+        del settings["model_max_length"]
+    path.write_text(json.dumps(settings))
+    readers = denoiser.family("unet").readers(model)
+    assert readers["CLIP 1"].length == 16
+    long, short = "cat " * 40, "a cat"
+    found = prompts.cut(readers, ["", long, short])
+    assert found["CLIP 1"] == {"length": 16, "texts": 3, "cut": 1}
+    assert "1 of 3 texts are longer than the 16 tokens that the text encoder CLIP 1" in caplog.text
+    texts = ["", long, short]
+    embedded = text.clip_text(model, texts, hidden="last", device=torch.device("cpu"))
+    assert embedded.hidden.shape[:2] == (3, 16)
+
+
+def test_a_text_that_just_fits_is_not_cut(model):
+    reader = text.clip_reader(model)
+    words = next(n for n in range(40) if reader.cut(["a " * n])) - 1
+    assert reader.cut(["a " * words]) == []
+    tokens = reader.read(["a " * words, "a " * (words + 1)])
+    assert tokens.shape == (2, reader.length)
+    assert tokens[0, -1] == tokens[1, -1] == reader.tokenizer.eos_token_id
+
+
+@pytest.mark.parametrize(
+    ("part", "field", "value"),
+    [
+        ("unet", "act_fn", "nope"),
+        ("vae", "act_fn", "nope"),
+        ("text_encoder", "hidden_act", "nope"),
+        ("text_encoder", "num_attention_heads", 3),
+    ],
+)
+def test_a_config_that_makes_no_part_is_one_sentence(model, tmp_path, part, field, value):
+    path = model / part / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {field: value}))
+    with pytest.raises(UserError, match=rf"{part}/config\.json makes no \w+ \("):
         get(model, tmp_path / "out")

@@ -436,6 +436,22 @@ class Study:
             for shard in self.datasets[changes.get("dataset", own["dataset"])].shard_names
         ]
 
+    @property
+    def prompts_used(self) -> list[tuple[str, str]]:
+        """Embeddings that experiments read: model of the text encoder, and :meth:`prompt_key`."""
+        used: dict[tuple[str, str], None] = {}
+        for experiment in self.experiments.values():
+            changes = [{}, *(c for t in experiment.tasks for c in self.companions(t).values())]
+            for model, prompt, dataset, other in itertools.product(
+                experiment.models, experiment.prompts, experiment.datasets, changes
+            ):
+                if tasks.LATENTS not in self.hooksets_of(experiment, model):
+                    key = self.prompt_key(
+                        other.get("prompt", prompt), other.get("dataset", dataset)
+                    )
+                    used[(self.models[model].shared_with, key)] = None
+        return list(used)
+
     def kind(self, experiment: Experiment) -> str:
         """Kind of an experiment's tasks."""
         return self.tasks[experiment.tasks[0]].kind

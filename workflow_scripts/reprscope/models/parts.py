@@ -124,14 +124,10 @@ def load_tokenizer(kind: str, folder: Path, component: str, *, words: int) -> An
         )
     for path in sorted(part.glob("*.json")):
         configs.read_file(path)
-    settings = part / "tokenizer_config.json"
-    if settings.is_file():
-        named = configs.read_file(settings).get("tokenizer_class") or of
-        if named.removesuffix("Fast") != of.removesuffix("Fast"):
-            raise UserError(
-                f"{settings} names a tokenizer of the class {named}, which is not supported: use a "
-                f"model with a {of} there."
-            )
+    _check_settings(part / "tokenizer_config.json", of)
+    merges = part / "merges.txt"
+    if merges.is_file() and not (part / "tokenizer.json").is_file() and not merges.stat().st_size:
+        raise UserError(f"{merges} is empty: fetch or copy it again.")
     try:
         tokenizer = class_of(of).from_pretrained(part, local_files_only=True)
     except Exception as error:  # the library's own parser raises nothing more exact
@@ -142,6 +138,24 @@ def load_tokenizer(kind: str, folder: Path, component: str, *, words: int) -> An
             f"{part} knows {known} words and its text encoder {words}: use both of one model."
         )
     return tokenizer
+
+
+def _check_settings(path: Path, of: str) -> None:
+    """Check a ``tokenizer_config.json``, which may be missing."""
+    settings = configs.read_file(path) if path.is_file() else {}
+    named = str(settings.get("tokenizer_class") or of)
+    if named.removesuffix("Fast") != of.removesuffix("Fast"):
+        raise UserError(
+            f"{path} names a tokenizer of the class {named}, which is not supported: use a model "
+            f"with a {of} there."
+        )
+    length = settings.get("model_max_length")
+    # Without a limit transformers writes 1e30.
+    whole = isinstance(length, int | float) and not isinstance(length, bool) and length >= 1
+    if length is not None and not whole:
+        raise UserError(
+            f"{path} has model_max_length: {length}, which is no number of tokens: correct it."
+        )
 
 
 def class_of(name: str) -> Any:

@@ -175,10 +175,20 @@ def check(kind: Any, config: Mapping[str, Any], stored: Stored, *, where: str) -
     Raises
     ------
     UserError
-        If tensors are missing, are there and not wanted, or have another shape; names them.
+        If tensors are missing, are there and not wanted, or have another shape (names them); or
+        the configuration makes no such part.
     """
+    from huggingface_hub.errors import StrictDataclassError
+
     compare = _of_transformers if library(kind) == "transformers" else _of_diffusers
-    found = compare(kind, config, stored)
+    try:
+        found = compare(kind, config, stored)
+    except (KeyError, TypeError, ValueError, StrictDataclassError) as error:
+        why = " ".join(str(error).split())[:200].rstrip(".")
+        raise UserError(
+            f"{where}/config.json makes no {kind.__name__} ({why}): correct it, or use the "
+            "config.json of the model."
+        ) from error
     wrong = []
     if found.missing:
         wrong.append(f"lacks {listed(found.missing)}")
