@@ -23,13 +23,14 @@ def main(manifest: Path, dataset: Path | None, out: Path, spec: str, gpus: int) 
     with lease(gpus) as device:
         from reprscope.device import machine, torch_device
         from reprscope.models.denoiser import family
+        from reprscope.models.text import count_cut
 
         kind, snapshot, place = (
             family(settings["family"]),
             verified(manifest, *TEXT),
             torch_device(device),
         )
-        cut = prompts.cut(kind.readers(snapshot), texts)
+        cut = count_cut(kind.readers(snapshot), texts)
         embeddings = kind.encode_prompts(snapshot, texts, device=place)
         origin = provenance.origin(
             model=manifest,

@@ -6,7 +6,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from reprscope import benchmarks, checksums
+from reprscope import benchmarks, checksums, prompts
 from reprscope.data.canonical import read_record
 from reprscope.files import write_text
 from reprscope.findings import of_blocks, of_experiment

@@ -47,7 +47,7 @@ def read_store(path):
 
 def made_prompts(path):
     values = {"embedding": np.random.default_rng(2).normal(size=(2, 7, 5))}
-    made = {"model": "m", "device": "cpu", "precision": "float32"}
+    made = {"model": "m", "device": "cpu", "precision": "float32", "cut": {}}
     prompts.write(path, ["", "a photo"], values, spec="{}", provenance=made)
 
 

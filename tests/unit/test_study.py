@@ -870,3 +870,18 @@ def test_merge_keys_of_yaml_are_read(tmp_path):
     path = tmp_path / "study.yaml"
     path.write_text("a: &a {x: 1}\nb: {<<: *a, y: 2}\n")
     assert read(path) == {"a": {"x": 1}, "b": {"x": 1, "y": 2}}
+
+
+@pytest.mark.parametrize("path", ["config.yaml", "tests/small.yaml", "studies/thesis.yaml"])
+def test_prompts_that_are_used_are_those_of_the_representations(path):
+    study = parse(read(ROOT / path))
+    read_by_measurements = {
+        (
+            study.models[wildcards["model"]].shared_with,
+            study.prompt_key(wildcards["prompt"], wildcards["dataset"]),
+        )
+        for experiment in study.experiments.values()
+        for measurement in study.measurements(experiment)
+        for wildcards in study.representations(measurement)
+    }
+    assert set(study.prompts_used) == read_by_measurements

@@ -4,9 +4,11 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
+import report
 import torch
-from reprscope import prompts
+from reprscope import prompts, provenance
 from reprscope.errors import UserError
 from reprscope.models import denoiser, fetch, text, vae
 from reprscope.models.parts import check_part, load_part
@@ -429,7 +431,7 @@ def test_texts_are_cut_at_what_tokenizer_and_encoder_know(model, length, caplog)
     readers = denoiser.family("unet").readers(model)
     assert readers["CLIP 1"].length == 16
     long, short = "cat " * 40, "a cat"
-    found = prompts.cut(readers, ["", long, short])
+    found = text.count_cut(readers, ["", long, short])
     assert found["CLIP 1"] == {"length": 16, "texts": 3, "cut": 1}
     assert "1 of 3 texts are longer than the 16 tokens that the text encoder CLIP 1" in caplog.text
     texts = ["", long, short]
@@ -458,5 +460,34 @@ def test_a_text_that_just_fits_is_not_cut(model):
 def test_a_config_that_makes_no_part_is_one_sentence(model, tmp_path, part, field, value):
     path = model / part / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {field: value}))
-    with pytest.raises(UserError, match=rf"{part}/config\.json makes no \w+ \("):
+    with pytest.raises(UserError, match=rf"{part}/config\.json (makes no \w+ \(|has {field}: )"):
         get(model, tmp_path / "out")
+
+
+def test_the_report_says_how_weights_are_stored_and_which_texts_are_cut(model, tmp_path):
+    halve(model, "vae", UNET.replace(".s", ".fp16.s"))
+    (model / "vae" / UNET).unlink()
+    manifest = tmp_path / "tiny" / "manifest.json"
+    found = get(model, tmp_path / "tiny" / "snapshot")
+    fetch.write_manifest(manifest.parent / "snapshot", manifest, spec="{}", fetched=found)
+    texts = ["", "cat " * 40]
+    made = provenance.origin(
+        model=manifest,
+        device="cpu",
+        precision="float32",
+        cut=text.count_cut(denoiser.family("unet").readers(model), texts),
+    )
+    assert made["stored"]["vae"] == {"precision": "float16", "variant": "fp16"}
+    path = tmp_path / "tiny" / "captions@d.h5"
+    embeddings = {"embedding": np.zeros((2, 16, 8), np.float32)}
+    prompts.write(path, texts, embeddings, spec="{}", provenance=made)
+    [section] = report.models([str(manifest)], [str(path)])
+    assert section.found == [
+        "`tiny`: weights of text_encoder in float32, text_encoder_2 in float32, unet in float32, "
+        "vae in float16 (the variant fp16).",
+        *(
+            f"`tiny`: 1 of 2 texts of the prompt captions@d are longer than the 16 tokens that "
+            f"CLIP {number} reads, and are cut."
+            for number in (1, 2)
+        ),
+    ]

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import string
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,11 +15,6 @@ from reprscope import checksums
 from reprscope.data.record import listed
 from reprscope.errors import UserError
 from reprscope.store import read_texts, reserve, write_texts
-
-if TYPE_CHECKING:
-    from reprscope.models.text import Reader
-
-logger = logging.getLogger(__name__)
 
 
 class Prompts:
@@ -98,38 +92,6 @@ def texts(template: str, rows: Iterable[Mapping[str, Any]]) -> list[str]:
             f"{len(found)} have none ({listed(images, len(images))}): give them one in the "
             "dataset, or use another prompt."
         )
-    return found
-
-
-def cut(readers: Mapping[str, Reader], prompts: Sequence[str]) -> dict[str, dict[str, int]]:
-    """Count the texts of which encoders read a part only, and say so in the log.
-
-    Parameters
-    ----------
-    readers : mapping
-        By text encoder; see :meth:`reprscope.models.denoiser.Family.readers`.
-    prompts : sequence of str
-        Distinct texts.
-
-    Returns
-    -------
-    mapping
-        By text encoder, its ``length`` in tokens, and how many ``texts`` are ``cut`` to it.
-    """
-    found = {}
-    for name, reader in readers.items():
-        long = reader.cut(prompts)
-        found[name] = {"length": reader.length, "texts": len(prompts), "cut": len(long)}
-        if long:
-            logger.warning(
-                "%d of %d texts are longer than the %d tokens that the text encoder %s reads, and "
-                "are cut, such as the one that begins '%s'",
-                len(long),
-                len(prompts),
-                reader.length,
-                name,
-                long[0][:80],
-            )
     return found
 
 

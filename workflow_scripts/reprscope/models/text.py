@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -13,6 +14,8 @@ from numpy.typing import NDArray
 
 from reprscope.models import configs
 from reprscope.models.parts import load_part, load_tokenizer
+
+logger = logging.getLogger(__name__)
 
 BATCH = 32
 """Texts that are encoded at a time."""
@@ -84,6 +87,38 @@ def _clip(part: Path) -> tuple[str, dict[str, Any]]:
     projects = "CLIPTextModelWithProjection" in (config.get("architectures") or ())
     kind = "CLIPTextModelWithProjection" if projects else "CLIPTextModel"
     return kind, configs.complete(kind, config, where=str(part))
+
+
+def count_cut(readers: Mapping[str, Reader], texts: Sequence[str]) -> dict[str, dict[str, int]]:
+    """Count the texts of which encoders read a part only, and say so in the log.
+
+    Parameters
+    ----------
+    readers : mapping
+        By text encoder; see :meth:`reprscope.models.denoiser.Family.readers`.
+    texts : sequence of str
+        Distinct texts.
+
+    Returns
+    -------
+    mapping
+        By text encoder, its ``length`` in tokens, and how many ``texts`` are ``cut`` to it.
+    """
+    found = {}
+    for name, reader in readers.items():
+        long = reader.cut(texts)
+        found[name] = {"length": reader.length, "texts": len(texts), "cut": len(long)}
+        if long:
+            logger.warning(
+                "%d of %d texts are longer than the %d tokens that the text encoder %s reads, and "
+                "are cut, such as the one that begins '%s'",
+                len(long),
+                len(texts),
+                reader.length,
+                name,
+                long[0][:80],
+            )
+    return found
 
 
 @dataclass(frozen=True)
