@@ -5,6 +5,7 @@ The models are small, in exactly the layouts of the real repositories.
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -457,3 +458,18 @@ def test_a_missing_shard_is_noticed():
     files = [name for name in SD3_FILES if "00002-of" not in name]
     with pytest.raises(UserError, match=r"no complete \.safetensors weights in text_encoder_3"):
         layout.select(files, "transformer", variants=layout.HALF_FIRST, where="x/y")
+
+
+def test_full_precision_is_never_half_without_a_word():
+    """Of SD-3, whose T5 is left in half precision alone."""
+    plain = re.compile(r"text_encoder_3/model(-|\.safetensors\.index\.json)")
+    files = [name for name in SD3_FILES if not plain.match(name)]
+    sentence = r"weights of text_encoder_3 in half precision only \(model\.fp16-00001-of-00002"
+    with pytest.raises(UserError, match=f"{sentence}.*, and `variant: full` asks for all of it"):
+        layout.select(files, "transformer", variants=layout.FULL, where="x/y")
+    for variants in (layout.FULL_FIRST, layout.HALF_FIRST):
+        chosen = layout.select(files, "transformer", variants=variants, where="x/y")
+        name = "text_encoder_3/model-00001-of-00002.safetensors"
+        assert layout.variant(chosen[name]) == "fp16"
+        encoder = layout.variant(chosen["text_encoder/model.safetensors"])
+        assert encoder == ("" if variants == layout.FULL_FIRST else "fp16")
