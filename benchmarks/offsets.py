@@ -172,8 +172,8 @@ alone, with kernels that weigh all inputs alike.
 
     python -m benchmarks.offsets FOLDER
 
-measures all of it again; standard errors are over twelve pictures. A block on the way up repeats the
-tokens of the level below, so that its offset is nearly twice theirs; the flat network has no
+measures all of it again; standard errors are over twelve pictures. A block on the way up repeats
+the tokens of the level below, so that its offset is nearly twice theirs; the flat network has no
 attention, no norms and no training to make up for it.
 
 Sizes that strides do not divide are rounded up, and their tokens are a little larger than the
