@@ -7,8 +7,8 @@ from functools import partial
 from typing import Any
 
 import torch
-from reprscope.extraction import Capture
-from reprscope.store import Representations
+from reprscope.representations.extraction import Capture
+from reprscope.representations.store import Representations
 
 from benchmarks.result import Ratio, Result, interleaved, median
 from benchmarks.workshop import Workshop, said

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from reprscope.store import Representations
+from reprscope.representations.store import Representations
 
 from benchmarks.result import Ratio, Result, interleaved, median
 from benchmarks.workshop import Workshop, precisions, said

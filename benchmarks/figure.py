@@ -9,7 +9,7 @@ import altair as alt
 import polars as pl
 from reprscope.figures import frames
 from reprscope.figures.theme import Theme
-from reprscope.labels import block_label
+from reprscope.models.labels import block_label
 
 RATIOS = ("engine", "peer", "matching")
 """Measurements where more is faster."""

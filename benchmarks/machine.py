@@ -8,7 +8,7 @@ import re
 from importlib import metadata
 from pathlib import Path
 
-from reprscope.provenance import versions
+from reprscope.base.provenance import versions
 
 
 def machine() -> dict[str, object]:

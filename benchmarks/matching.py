@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from reprscope.coordinates import token_centre, token_index
-from reprscope.data import cutouts, menagerie
 from reprscope.data.canonical import Annotations, Dataset, write_dataset
-from reprscope.store import Representations
+from reprscope.data.sources import cutouts, menagerie
+from reprscope.representations.coordinates import token_centre, token_index
+from reprscope.representations.store import Representations
 from reprscope.tasks import position_errors
 from reprscope.tasks.correspondence import Parameters
 from reprscope.tasks.correspondence import measure as correspond

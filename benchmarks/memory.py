@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from reprscope.store import Representations
+from reprscope.representations.store import Representations
 
 from benchmarks.result import Ratio, Result
 from benchmarks.workshop import ROOT, Workshop

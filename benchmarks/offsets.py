@@ -15,11 +15,11 @@ from typing import Any, cast
 
 import polars as pl
 import torch
-from reprscope.labels import block_label, in_network_order
+from reprscope.models.families.unet import UNet, positions
+from reprscope.models.labels import block_label, in_network_order
 from reprscope.models.positions import blocks
 from reprscope.models.registry import find
-from reprscope.models.unet import UNet, positions
-from reprscope.offsets import Measured, measure
+from reprscope.representations.offsets import Measured, measure
 
 from benchmarks import project
 
@@ -98,7 +98,7 @@ def flat_offsets(*, wanted: str = "", tokens: int = 16) -> dict[str, Measured]:
     wanted : str
         How the names of blocks begin.
     tokens : int
-        See :func:`reprscope.offsets.measure`.
+        See :func:`reprscope.representations.offsets.measure`.
     """
     config = find("sd-1.5").architecture.denoiser
     denoiser = UNet(flat(config), find("sd-1.5").architecture.scheduler)
@@ -165,10 +165,10 @@ A token of a layer is drawn and read as a square of pixels, with its place in th
 puts output i on input 2i, not between 2i and 2i + 1: a quarter of a token to the upper left, and
 half of what was there before. An upsampler repeats tokens, which doubles an offset in the tokens
 that it makes. Trained kernels make up for part of it. `coordinates: measured` takes for each layer
-what is measured on the model, once (`workflow_scripts/reprscope/offsets.py` says how): the centroid
-of what reaches a token, in tokens from the middle of its square, to the right and down, at the
-model's resolution, t = 50. The VAE is in it for nano-sd and its twin; SD-1.5's architecture stands
-alone, with kernels that weigh all inputs alike.
+what is measured on the model, once (`workflow_scripts/reprscope/representations/offsets.py` says
+how): the centroid of what reaches a token, in tokens from the middle of its square, to the right
+and down, at the model's resolution, t = 50. The VAE is in it for nano-sd and its twin; SD-1.5's
+architecture stands alone, with kernels that weigh all inputs alike.
 
     python -m benchmarks.offsets FOLDER
 

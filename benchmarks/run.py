@@ -18,10 +18,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from reprscope.errors import UserError
 from reprscope.figures.render import specification, svg
 from reprscope.figures.theme import Theme
-from reprscope.files import write_text
+from reprscope.runtime.errors import UserError
+from reprscope.runtime.files import write_text
 
 from benchmarks import figure, tables
 from benchmarks.machine import machine

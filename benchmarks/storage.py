@@ -11,7 +11,7 @@ from typing import Any
 import h5py
 import numpy as np
 from numpy.typing import NDArray
-from reprscope.store import Representations, writer
+from reprscope.representations.store import Representations, writer
 
 from benchmarks.result import Ratio, Result, interleaved, median
 from benchmarks.workshop import Workshop
@@ -211,7 +211,7 @@ def _through_h5py(
 
 
 def _through_the_store(path: Path, features: Features) -> dict[str, Callable[[], object]]:
-    from reprscope.coordinates import Affine
+    from reprscope.representations.coordinates import Affine
 
     names = [f"image-{i}" for i in range(len(next(iter(features.values()))))]
 

@@ -6,8 +6,8 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
-from reprscope.errors import UserError
-from reprscope.labels import block_label
+from reprscope.models.labels import block_label
+from reprscope.runtime.errors import UserError
 
 from benchmarks.result import median
 from benchmarks.storage import CONTIGUOUS, IMAGE, STORE

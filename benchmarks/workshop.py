@@ -10,19 +10,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import polars as pl
 import torch
-from reprscope.coordinates import Affine
-from reprscope.data import menagerie
-from reprscope.encoding import encode
-from reprscope.extraction import Batch, batches, extract
-from reprscope.models import unet
+from reprscope.base.protocol import Protocol
+from reprscope.data.sources import menagerie
+from reprscope.models.families import unet
 from reprscope.models.positions import blocks
 from reprscope.models.vae import VAE
 from reprscope.models.vae import load as load_vae
 from reprscope.models.vae import scaling as scaling_of
-from reprscope.prompts import Prompts
-from reprscope.protocol import Protocol
-from reprscope.store import Representations, writer
-from reprscope.views import View
+from reprscope.representations.coordinates import Affine
+from reprscope.representations.encoding import encode
+from reprscope.representations.extraction import Batch, batches, extract
+from reprscope.representations.prompts import Prompts
+from reprscope.representations.store import Representations, writer
+from reprscope.representations.views import View
 
 from benchmarks.machine import reduced_precision
 

@@ -8,11 +8,17 @@ sys.path.insert(0, str(Path(workflow.basedir) / "workflow_scripts"))
 
 from snakemake.iocontainers import Wildcards
 
-from reprscope import failures, jobs, paths, specs, stale, tasks
+from reprscope.runtime import failures
+from reprscope.plan import jobs
+from reprscope.base import paths
+from reprscope.plan import specs
+from reprscope.plan import stale
+from reprscope import tasks
 from reprscope.data.canonical import FILES
-from reprscope.device import count_gpus
-from reprscope.errors import UserError
-from reprscope.study import load, read
+from reprscope.runtime.device import count_gpus
+from reprscope.runtime.errors import UserError
+from reprscope.plan.parse import load
+from reprscope.plan.read import read
 
 jobs.import_from(Path(workflow.basedir) / "workflow_scripts")
 if {"{", "}"} & set(str(workflow.basedir)):

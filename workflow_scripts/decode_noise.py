@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from reprscope import tasks
+from reprscope.base.parameters import build
+from reprscope.base.protocol import Protocol
 from reprscope.data.canonical import Annotations
-from reprscope.device import lease
-from reprscope.frames import write_frame
-from reprscope.job import job
-from reprscope.models.snapshot import verified
-from reprscope.parameters import build
-from reprscope.protocol import Protocol
-from reprscope.store import Representations
+from reprscope.representations.store import Representations
+from reprscope.runtime.device import lease
+from reprscope.runtime.frames import write_frame
+from reprscope.runtime.job import job
+from reprscope.runtime.snapshot import verified
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
@@ -27,10 +27,10 @@ def main(
     task = tasks.load(settings["kind"])
     parameters = build(task.Parameters, settings["parameters"], entry=settings["kind"])
     with lease(gpus) as device, Representations(latents) as source:
-        from reprscope.decoding import mixed_linearly, noised_pictures
-        from reprscope.device import torch_device
         from reprscope.models.denoiser import family
         from reprscope.models.vae import load_decoder, scaling
+        from reprscope.representations.decoding import mixed_linearly, noised_pictures
+        from reprscope.representations.precision import torch_device
 
         autoencoder = verified(vae, "vae")
         scale, shift = scaling(autoencoder)

@@ -4,14 +4,15 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from reprscope import fingerprints, provenance
+from reprscope.base import provenance
 from reprscope.data.canonical import read_images
-from reprscope.device import lease
-from reprscope.job import job
-from reprscope.models.snapshot import verified
-from reprscope.progress import progress
-from reprscope.store import writer
-from reprscope.views import View
+from reprscope.representations.store import writer
+from reprscope.representations.views import View
+from reprscope.runtime import fingerprints
+from reprscope.runtime.device import lease
+from reprscope.runtime.job import job
+from reprscope.runtime.progress import progress
+from reprscope.runtime.snapshot import verified
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
@@ -23,9 +24,10 @@ def main(images: Path, manifest: Path, out: Path, spec: str, gpus: int, batch_si
     fingerprints.check(settings["files"])
     frame = read_images(images, settings["shard"])
     with lease(gpus) as device:
-        from reprscope.device import machine, torch_device
-        from reprscope.encoding import encode
         from reprscope.models.vae import load
+        from reprscope.representations.encoding import encode
+        from reprscope.representations.precision import torch_device
+        from reprscope.runtime.device import machine
 
         vae = load(verified(manifest, "vae"), device=torch_device(device))
         viewed = {

@@ -4,11 +4,12 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from reprscope import prompts, provenance
+from reprscope.base import provenance
 from reprscope.data.canonical import Annotations
-from reprscope.device import lease
-from reprscope.job import job
-from reprscope.models.snapshot import TEXT, verified
+from reprscope.representations import prompts
+from reprscope.runtime.device import lease
+from reprscope.runtime.job import job
+from reprscope.runtime.snapshot import TEXT, verified
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
@@ -21,9 +22,10 @@ def main(manifest: Path, dataset: Path | None, out: Path, spec: str, gpus: int) 
     rows = [{}] if dataset is None else Annotations(dataset).images().to_dicts()
     texts = sorted(set(prompts.texts(template, rows)))
     with lease(gpus) as device:
-        from reprscope.device import machine, torch_device
         from reprscope.models.denoiser import family
         from reprscope.models.text import count_cut
+        from reprscope.representations.precision import torch_device
+        from reprscope.runtime.device import machine
 
         kind, snapshot, place = (
             family(settings["family"]),

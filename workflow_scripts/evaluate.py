@@ -6,12 +6,13 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from reprscope import checksums, fingerprints, tasks
+from reprscope import tasks
+from reprscope.base.parameters import build
 from reprscope.data.canonical import Annotations
-from reprscope.frames import write_frame
-from reprscope.job import job
-from reprscope.parameters import build
-from reprscope.store import Representations
+from reprscope.representations.store import Representations
+from reprscope.runtime import checksums, fingerprints
+from reprscope.runtime.frames import write_frame
+from reprscope.runtime.job import job
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake

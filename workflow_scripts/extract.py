@@ -4,15 +4,17 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from reprscope import paths, prompts, provenance
+from reprscope.base import paths, provenance
+from reprscope.base.protocol import Protocol
 from reprscope.data.canonical import Annotations
-from reprscope.device import lease, machine, torch_device, torch_dtype
-from reprscope.files import resumed
-from reprscope.job import job
-from reprscope.models.snapshot import verified
-from reprscope.progress import progress
-from reprscope.protocol import Protocol
-from reprscope.store import Representations, complete, writer
+from reprscope.representations import prompts
+from reprscope.representations.precision import torch_device, torch_dtype
+from reprscope.representations.store import Representations, complete, writer
+from reprscope.runtime.device import lease, machine
+from reprscope.runtime.files import resumed
+from reprscope.runtime.job import job
+from reprscope.runtime.progress import progress
+from reprscope.runtime.snapshot import verified
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
@@ -37,10 +39,10 @@ def main(
         Representations([latents]) as source,
         resumed(outs, inputs, lambda path: complete(path, spec)) as missing,
     ):
-        from reprscope.extraction import batches, extract
-        from reprscope.memory import BatchSize
         from reprscope.models.denoiser import compile_parts, family
         from reprscope.models.vae import scaling
+        from reprscope.representations.extraction import batches, extract
+        from reprscope.runtime.memory import BatchSize
 
         protocol = Protocol(**settings["protocol"])
         kind, place = family(settings["family"]), torch_device(device)

@@ -4,12 +4,12 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from reprscope import fingerprints
+from reprscope.base.parameters import build
 from reprscope.data import sources
 from reprscope.data.canonical import write_dataset
-from reprscope.errors import UserError
-from reprscope.job import job
-from reprscope.parameters import build
+from reprscope.runtime import fingerprints
+from reprscope.runtime.errors import UserError
+from reprscope.runtime.job import job
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake

@@ -4,9 +4,9 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from reprscope import fingerprints
-from reprscope.job import job
-from reprscope.models.fetch import fetch, write_manifest
+from reprscope.models.hub.fetch import fetch, write_manifest
+from reprscope.runtime import fingerprints
+from reprscope.runtime.job import job
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake

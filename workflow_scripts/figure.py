@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 import altair as alt
 from reprscope import figures, published
-from reprscope.errors import UserError
+from reprscope.base.parameters import build
 from reprscope.figures.render import save
 from reprscope.figures.repeated import over, sentence
 from reprscope.figures.theme import Theme
-from reprscope.frames import read_frame
-from reprscope.job import job
-from reprscope.parameters import build
+from reprscope.runtime.errors import UserError
+from reprscope.runtime.frames import read_frame
+from reprscope.runtime.job import job
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake

@@ -4,11 +4,13 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from reprscope import prompts, provenance
-from reprscope.checksums import write_json
-from reprscope.device import lease, machine, torch_device
-from reprscope.job import job
-from reprscope.models.snapshot import verified
+from reprscope.base import provenance
+from reprscope.representations import prompts
+from reprscope.representations.precision import torch_device
+from reprscope.runtime.checksums import write_json
+from reprscope.runtime.device import lease, machine
+from reprscope.runtime.job import job
+from reprscope.runtime.snapshot import verified
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
@@ -19,10 +21,10 @@ def main(model: Path, vae: Path, prompt: Path, out: Path, spec: str, gpus: int) 
     settings = json.loads(spec)
     with lease(gpus) as device:
         import torch
+        from reprscope.base.protocol import Protocol
         from reprscope.models.denoiser import family
         from reprscope.models.vae import load, scaling
-        from reprscope.offsets import measure_model
-        from reprscope.protocol import Protocol
+        from reprscope.representations.offsets import measure_model
 
         place = torch_device(device)
         kind = family(settings["family"])

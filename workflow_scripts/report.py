@@ -6,15 +6,18 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from reprscope import benchmarks, checksums, prompts
+from reprscope.base.provenance import digest, versions
 from reprscope.data.canonical import read_record
-from reprscope.files import write_text
-from reprscope.findings import of_blocks, of_experiment
-from reprscope.frames import read_frame
-from reprscope.job import job
-from reprscope.provenance import digest, versions
-from reprscope.report import FigureEntry, Section, build, runtimes
-from reprscope.scorecard import sentences, summary
+from reprscope.published.scorecard import sentences, summary
+from reprscope.report import run_times as benchmarks
+from reprscope.report.findings import of_experiment
+from reprscope.report.page import FigureEntry, Section, build, runtimes
+from reprscope.representations import prompts
+from reprscope.runtime import checksums
+from reprscope.runtime.files import write_text
+from reprscope.runtime.frames import read_frame
+from reprscope.runtime.job import job
+from reprscope.tasks._findings import of_blocks
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake

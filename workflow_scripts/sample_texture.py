@@ -3,9 +3,9 @@
 import argparse
 from pathlib import Path
 
+from nano_sd.texture import sample
 from reprscope.data.canonical import encode_png
-from reprscope.files import atomic
-from reprscope.nano.texture import sample
+from reprscope.runtime.files import atomic
 
 
 def _arguments() -> argparse.Namespace:

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from reprscope import published
-from reprscope.frames import read_frame, write_frame
-from reprscope.job import job
-from reprscope.scorecard import scorecard
+from reprscope.published.scorecard import scorecard
+from reprscope.runtime.frames import read_frame, write_frame
+from reprscope.runtime.job import job
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake

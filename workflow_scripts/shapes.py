@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import polars as pl
-from reprscope.frames import write_frame
-from reprscope.job import job
-from reprscope.shapes import shapes
+from reprscope.representations.shapes import shapes
+from reprscope.runtime.frames import write_frame
+from reprscope.runtime.job import job
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake

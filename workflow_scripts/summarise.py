@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 from reprscope import tasks
-from reprscope.frames import read_frame, write_frame
-from reprscope.job import job
-from reprscope.parameters import build
+from reprscope.base.parameters import build
+from reprscope.runtime.frames import read_frame, write_frame
+from reprscope.runtime.job import job
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake

@@ -12,8 +12,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from reprscope.errors import UserError
-from reprscope.job import job
+from reprscope.runtime.errors import UserError
+from reprscope.runtime.job import job
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
@@ -50,8 +50,8 @@ def main(
     seed : int
         Of initial weights and of every random choice in training.
     """
-    from reprscope.nano.gradients import keep_memory
-    from reprscope.nano.training import Plan, train
+    from nano_sd.gradients import keep_memory
+    from nano_sd.training import Plan, train
 
     keep_memory()
     train(

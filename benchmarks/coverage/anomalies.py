@@ -9,9 +9,9 @@ from typing import Any, Final, cast
 import numpy as np
 import polars as pl
 from numpy.random import Generator
-from reprscope.anomalies import agreement, outcomes
 from reprscope.data.canonical import Annotations
-from reprscope.store import Representations
+from reprscope.measures.anomalies import agreement, outcomes
+from reprscope.representations.store import Representations
 from reprscope.tasks.anomalies import _SCHEMA, CURVES, Parameters, findings, measure, summarise
 
 from benchmarks.coverage.outcome import Case, Covered, Finding, Outcome

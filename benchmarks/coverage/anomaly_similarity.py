@@ -9,14 +9,7 @@ from typing import Any, Final
 import numpy as np
 import polars as pl
 from numpy.random import Generator
-from reprscope.tasks.anomaly_similarity import (
-    _SCHEMA,
-    PAIRS,
-    Parameters,
-    findings,
-    summarise,
-    sums,
-)
+from reprscope.tasks.anomaly_similarity import _SCHEMA, PAIRS, Parameters, findings, summarise, sums
 
 from benchmarks.coverage.outcome import Case, Covered, Finding, Outcome
 

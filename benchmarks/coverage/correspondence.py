@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 import polars as pl
 from numpy.random import Generator
-from reprscope.metrics import pck
-from reprscope.statistics import SIGNIFICANT
+from reprscope.measures.metrics import pck
+from reprscope.measures.statistics import SIGNIFICANT
 from reprscope.tasks.correspondence import BASELINES, Parameters, findings, relate, summarise
 
 from benchmarks.coverage.outcome import Case, Covered, Finding, Outcome

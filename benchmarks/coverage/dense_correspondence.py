@@ -14,13 +14,7 @@ import numpy as np
 import polars as pl
 from numpy.random import Generator
 from reprscope.tasks._pictures import frame
-from reprscope.tasks.dense_correspondence import (
-    _SCHEMA,
-    Parameters,
-    findings,
-    relate,
-    summarise,
-)
+from reprscope.tasks.dense_correspondence import _SCHEMA, Parameters, findings, relate, summarise
 
 from benchmarks.coverage.outcome import Case, Covered, Finding, Outcome
 

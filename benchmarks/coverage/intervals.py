@@ -7,7 +7,7 @@ from typing import Final
 
 import numpy as np
 from numpy.random import Generator
-from reprscope.statistics import dyadic_ratio, holm, mean
+from reprscope.measures.statistics import dyadic_ratio, holm, mean
 
 from benchmarks.coverage.outcome import Case, Covered, Finding, Outcome
 

@@ -10,8 +10,8 @@ import numpy as np
 import polars as pl
 from numpy.random import Generator
 from reprscope.data.canonical import Annotations
-from reprscope.findings import best
-from reprscope.store import Representations
+from reprscope.representations.store import Representations
+from reprscope.tasks._findings import best
 from reprscope.tasks.linear_probe import Parameters, findings, measure, relate, summarise
 
 from benchmarks.coverage.outcome import Case, Covered, Finding, Outcome

@@ -10,9 +10,9 @@ import numpy as np
 import polars as pl
 from numpy.random import Generator
 from numpy.typing import NDArray
-from reprscope.coordinates import Affine
 from reprscope.data.canonical import Annotations
-from reprscope.store import Representations
+from reprscope.representations.coordinates import Affine
+from reprscope.representations.store import Representations
 from reprscope.tasks import position_bias, position_probe, position_variance
 
 from benchmarks.coverage.outcome import Case, Covered, Finding, Outcome

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import polars as pl
-from reprscope.coordinates import token_centre, token_index
+from reprscope.representations.coordinates import token_centre, token_index
 from reprscope.tasks._nearness import Counts, Matches, Places, Subjects
 from reprscope.tasks.position_errors import Parameters, findings, summarise
 

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
-from reprscope.files import write_text
-from reprscope.seeds import item_seed
+from reprscope.base.seeds import item_seed
+from reprscope.runtime.files import write_text
 
 import benchmarks.coverage as package
 from benchmarks.coverage.outcome import Case, Outcome, Rate, rates

@@ -11,7 +11,7 @@ import h5py
 import numpy as np
 import polars as pl
 import pytest
-from reprscope.errors import UserError
+from reprscope.runtime.errors import UserError
 
 from benchmarks import matching, result, run, storage, tables
 

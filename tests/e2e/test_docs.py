@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from reprscope.study import parse, read
+from reprscope.plan.parse import parse
+from reprscope.plan.read import read
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -5,7 +5,7 @@ import json
 import h5py
 import polars as pl
 import pytest
-from reprscope.store import Representations
+from reprscope.representations.store import Representations
 from support.browser import executable, open_page
 
 needs_browser = pytest.mark.skipif(executable() is None, reason="no Chromium on this machine")

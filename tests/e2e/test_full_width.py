@@ -4,7 +4,7 @@ import shutil
 
 import polars as pl
 import pytest
-from reprscope.store import Representations
+from reprscope.representations.store import Representations
 from support.project import make
 
 from benchmarks.workshop import save_stable_diffusion

@@ -10,8 +10,8 @@ NANO = ROOT / "resources" / "models" / "nano-sd"
 def load_unet(folder: Path, *, dtype=None, upcast_attention: bool = False, **choices):
     """The U-Net of a model folder on the CPU, in float32 by default, under protocol choices."""
     import torch
-    from reprscope.models.unet import load
-    from reprscope.protocol import Protocol
+    from reprscope.base.protocol import Protocol
+    from reprscope.models.families.unet import load
 
     return load(
         folder,

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from reprscope.coordinates import Affine
+from reprscope.representations.coordinates import Affine
 
 
 @dataclass

@@ -4,12 +4,14 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
-from reprscope import anomalies, specs
-from reprscope.anomalies import Detection
-from reprscope.coordinates import Affine
-from reprscope.errors import UserError
-from reprscope.store import Representations, writer
-from reprscope.study import parse, read
+from reprscope.measures import anomalies
+from reprscope.measures.anomalies import Detection
+from reprscope.plan import specs
+from reprscope.plan.parse import parse
+from reprscope.plan.read import read
+from reprscope.representations.coordinates import Affine
+from reprscope.representations.store import Representations, writer
+from reprscope.runtime.errors import UserError
 from reprscope.tasks import anomalies as task
 from scipy import stats
 from support.fakes import FakeAnnotations, FakeRepresentations

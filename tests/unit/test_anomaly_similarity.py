@@ -1,8 +1,8 @@
 import numpy as np
 import polars as pl
 import pytest
-from reprscope.similarity import normalise
-from reprscope.statistics import dyadic_ratio
+from reprscope.measures.similarity import normalise
+from reprscope.measures.statistics import dyadic_ratio
 from reprscope.tasks import anomaly_similarity as task
 from support.fakes import FakeAnnotations, FakeRepresentations
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 import numpy as np
 import polars as pl
 import pytest
+from reprscope.base.shards import rows
 from reprscope.data.canonical import (
     Annotations,
     Dataset,
@@ -12,8 +13,7 @@ from reprscope.data.canonical import (
     write_dataset,
     write_maps,
 )
-from reprscope.errors import UserError
-from reprscope.shards import rows
+from reprscope.runtime.errors import UserError
 from support.pictures import image_frame, smooth_image
 
 

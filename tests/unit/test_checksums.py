@@ -8,15 +8,16 @@ import numpy as np
 import polars as pl
 import pytest
 import report
-from reprscope import checksums, prompts
-from reprscope.coordinates import Affine
 from reprscope.data.canonical import Annotations, Dataset, read_images, write_dataset
-from reprscope.errors import UserError
 from reprscope.figures.render import save
-from reprscope.frames import read_frame, write_frame
-from reprscope.models.fetch import write_manifest
-from reprscope.models.snapshot import verified
-from reprscope.store import Representations, writer
+from reprscope.models.hub.fetch import write_manifest
+from reprscope.representations import prompts
+from reprscope.representations.coordinates import Affine
+from reprscope.representations.store import Representations, writer
+from reprscope.runtime import checksums
+from reprscope.runtime.errors import UserError
+from reprscope.runtime.frames import read_frame, write_frame
+from reprscope.runtime.snapshot import verified
 from support.pictures import image_frame
 
 FLIPS = 20

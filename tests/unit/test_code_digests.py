@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pytest
 import yaml
-from reprscope import code_digests, specs
-from reprscope.code_digests import code_digest, followed
-from reprscope.errors import UserError
-from reprscope.study import parse, read
+from reprscope.plan import specs
+from reprscope.plan.parse import parse
+from reprscope.plan.read import read
+from reprscope.runtime import code_digests
+from reprscope.runtime.code_digests import code_digest, followed
+from reprscope.runtime.errors import UserError
 
 ROOT = Path(__file__).parents[2]
 SCRIPTS = ROOT / "workflow_scripts"
@@ -83,7 +85,7 @@ def test_two_definitions_that_change_places_count(package):
     """Of the same name, in two modules."""
     library, digest = package
     (library.parent / "script.py").write_text(
-        "from reprscope import deep, other\nprint(deep.g(1) - other.g(1))\n"
+        "from reprscope import deep; from reprscope import other\nprint(deep.g(1) - other.g(1))\n"
     )
     (library / "other.py").write_text("def g(x):\n    return x + 3\n")
     first = digest()
@@ -160,7 +162,7 @@ else:
 def test_messages_do_not_count_but_their_condition_does(package):
     library, digest = package
     text = (
-        "import logging\nfrom reprscope.errors import UserError\n"
+        "import logging\nfrom reprscope.runtime.errors import UserError\n"
         "logger = logging.getLogger()\n\n\ndef g(x):\n"
         "    if x < {}:\n        logger.info('%s {}', x)\n        raise UserError('{}')\n"
         "    return x\n"
@@ -200,7 +202,7 @@ def test_no_module_uses_what_the_digest_cannot_follow():
 
 def test_scripts_do_not_import_the_study_which_changes_with_every_entry():
     for script in SCRIPTS.glob("*.py"):
-        assert not {"reprscope.study", "reprscope.specs"} & set(followed(script)), script
+        assert not [name for name in followed(script) if name.startswith("reprscope.plan")], script
 
 
 @cache
@@ -274,16 +276,26 @@ def changed(library, monkeypatch, file, old, new):
 
 
 WORDS = [
-    ("paths.py", "\nIMAGES = ", '\nNEW = "results/new"\nIMAGES = ', set()),
-    ("job.py", "the traceback is in", "see the traceback in", set()),
-    ("files.py", "free some space", "make room", set()),
-    ("store.py", "has values that are not finite", "has values that are not numbers", set()),
-    ("device.py", "time.sleep(0.5)", "time.sleep(2)", set()),
-    ("models/unet.py", "do not fit the model", "do not suit the model", set()),
+    ("base/paths.py", "\nIMAGES = ", '\nNEW = "results/new"\nIMAGES = ', set()),
+    ("runtime/job.py", "the traceback is in", "see the traceback in", set()),
+    ("runtime/files.py", "free some space", "make room", set()),
+    (
+        "representations/store.py",
+        "has values that are not finite",
+        "has values that are not numbers",
+        set(),
+    ),
+    ("runtime/device.py", "time.sleep(0.5)", "time.sleep(2)", set()),
+    ("models/families/unet.py", "do not fit the model", "do not suit the model", set()),
     ("tasks/correspondence.py", "of {row['model']} on", "of {row['model']} for", {"report.py"}),
-    ("findings.py", "With noise seed", "For noise seed", {"report.py"}),
-    ("labels.py", '"conv_in": "conv-in"', '"conv_in": "conv in"', {"figure.py", "report.py"}),
-    ("extraction.py", '    """All positions', '    """All the positions', set()),
+    ("report/findings.py", "With noise seed", "For noise seed", {"report.py"}),
+    (
+        "models/labels.py",
+        '"conv_in": "conv-in"',
+        '"conv_in": "conv in"',
+        {"figure.py", "report.py"},
+    ),
+    ("representations/extraction.py", '    """All positions', '    """All the positions', set()),
 ]
 
 
@@ -296,26 +308,41 @@ def test_words_re_run_nothing_but_what_says_them(library, monkeypatch, file, old
 WHOLE = {"fetch_model.py", "shapes.py"}
 ENCODED = {"encode_images.py", "measure_offsets.py"}
 NUMBERS = [
-    ("paths.py", "return int(", "return 1 + int(", {"extract.py"}),
-    ("store.py", "FLOAT16_MAX = ", "FLOAT16_MAX = 0.5 * ", {"extract.py", "encode_images.py"}),
+    ("base/paths.py", "return int(", "return 1 + int(", {"extract.py"}),
+    (
+        "representations/store.py",
+        "FLOAT16_MAX = ",
+        "FLOAT16_MAX = 0.5 * ",
+        {"extract.py", "encode_images.py"},
+    ),
     ("models/vae.py", "def to_range(", "@torch.compile\ndef to_range(", ENCODED),
     (
-        "models/unet.py",
+        "models/families/unet.py",
         "    def tokens(",
         "    @cache\n    def tokens(",
         {"extract.py", "measure_offsets.py", *WHOLE},
     ),
     (
-        "models/unet.py",
+        "models/families/unet.py",
         "def text_precision(",
         "@cache\ndef text_precision(",
         {"encode_prompts.py", *WHOLE},
     ),
-    ("similarity.py", "BLOCK: Final = ", "BLOCK: Final = 2 * ", {"evaluate.py"}),
-    ("statistics.py", "FEWEST_UNITS: Final = 6", "FEWEST_UNITS: Final = 8", {"summarise.py"}),
-    ("figures/block_bars.py", "def draw(", "@cache\ndef draw(", {"figure.py"}),
-    ("data/menagerie.py", "SCALE = (1.5", "SCALE = (1.6", {"fetch_dataset.py"}),
-    ("findings.py", ">= FEWEST_TO_CHOOSE", "> FEWEST_TO_CHOOSE", {"report.py", "summarise.py"}),
+    ("measures/similarity.py", "BLOCK: Final = ", "BLOCK: Final = 2 * ", {"evaluate.py"}),
+    (
+        "measures/statistics.py",
+        "FEWEST_UNITS: Final = 6",
+        "FEWEST_UNITS: Final = 8",
+        {"summarise.py"},
+    ),
+    ("figures/kinds/block_bars.py", "def draw(", "@cache\ndef draw(", {"figure.py"}),
+    ("data/sources/menagerie.py", "SCALE = (1.5", "SCALE = (1.6", {"fetch_dataset.py"}),
+    (
+        "tasks/_findings.py",
+        ">= FEWEST_TO_CHOOSE",
+        "> FEWEST_TO_CHOOSE",
+        {"report.py", "summarise.py"},
+    ),
 ]
 
 

@@ -12,11 +12,12 @@ import torch
 import transformers
 from diffusers import AutoencoderKL, FluxTransformer2DModel, SD3Transformer2DModel
 from diffusers import UNet2DConditionModel as Network
-from reprscope.errors import UserError
-from reprscope.extraction import Capture
-from reprscope.models import configs, flux, sd3, unet
-from reprscope.models.unet import UNet
-from reprscope.shapes import shapes
+from reprscope.models import configs
+from reprscope.models.families import flux, sd3, unet
+from reprscope.models.families.unet import UNet
+from reprscope.representations.extraction import Capture
+from reprscope.representations.shapes import shapes
+from reprscope.runtime.errors import UserError
 
 SETTINGS = {
     "CLIPTextModel": "CLIPTextConfig",

@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from reprscope.coordinates import Affine, token_centre, token_index
-from reprscope.errors import UserError
-from reprscope.views import View
+from reprscope.representations.coordinates import Affine, token_centre, token_index
+from reprscope.representations.views import View
+from reprscope.runtime.errors import UserError
 
 sizes = st.integers(1, 700)
 grids = st.tuples(st.integers(1, 64), st.integers(1, 64))

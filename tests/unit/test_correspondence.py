@@ -5,8 +5,8 @@ import re
 import numpy as np
 import polars as pl
 import pytest
-from reprscope.coordinates import Affine
-from reprscope.errors import UserError
+from reprscope.representations.coordinates import Affine
+from reprscope.runtime.errors import UserError
 from reprscope.tasks import _matching, correspondence
 from reprscope.tasks.correspondence import Parameters, findings, measure, relate, summarise
 from support.fakes import FakeAnnotations, FakeRepresentations, pair

@@ -3,8 +3,9 @@
 import numpy as np
 import polars as pl
 import pytest
-from reprscope.errors import UserError
-from reprscope.study import parse, read
+from reprscope.plan.parse import parse
+from reprscope.plan.read import read
+from reprscope.runtime.errors import UserError
 from reprscope.tasks import correspondence, needs
 from reprscope.tasks.correspondence_groups import Parameters, findings, measure, summarise
 from support.fakes import FakeAnnotations, FakeRepresentations, pair

@@ -6,8 +6,8 @@ import math
 import numpy as np
 import polars as pl
 import pytest
-from reprscope.coordinates import Affine
-from reprscope.errors import UserError
+from reprscope.representations.coordinates import Affine
+from reprscope.runtime.errors import UserError
 from reprscope.tasks import companions as checked_companions
 from reprscope.tasks.correspondence import (
     BASELINES,

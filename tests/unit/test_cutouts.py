@@ -6,9 +6,9 @@ import numpy as np
 import polars as pl
 import pytest
 from PIL import Image
-from reprscope.data import cutouts
 from reprscope.data.canonical import check
-from reprscope.errors import UserError
+from reprscope.data.sources import cutouts
+from reprscope.runtime.errors import UserError
 
 # Two of the user's cut-outs, 8 px of 16 px on a 2 x 2 grid: left edges at 0 + 1 - 4 = -3 and 5.
 SMALL = {"size": 16, "cutout": 8, "grid": 2, "pairs": 112}

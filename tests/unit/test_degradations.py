@@ -1,4 +1,4 @@
-from reprscope.degradations import last_steps, start_of, starts, step_of
+from reprscope.representations.degradations import last_steps, start_of, starts, step_of
 
 
 def test_a_step_is_a_name_and_a_number():

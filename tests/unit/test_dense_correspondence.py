@@ -7,15 +7,15 @@ import numpy as np
 import polars as pl
 import pytest
 from PIL import Image
-from reprscope.coordinates import Affine
+from reprscope.base.parameters import build
+from reprscope.base.provenance import canonical_json
 from reprscope.data.canonical import Annotations
-from reprscope.errors import UserError
-from reprscope.parameters import build
-from reprscope.provenance import canonical_json
+from reprscope.representations.coordinates import Affine
+from reprscope.representations.views import View
+from reprscope.runtime.errors import UserError
 from reprscope.tasks import companions
 from reprscope.tasks import dense_correspondence as dense
 from reprscope.tasks.dense_correspondence import Frame, Match, Parameters
-from reprscope.views import View
 from scipy import stats
 from support.fakes import FakeAnnotations, FakeRepresentations, pair
 

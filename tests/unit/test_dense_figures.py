@@ -9,9 +9,10 @@ import polars as pl
 import pytest
 from PIL import Image
 from reprscope.data.canonical import encode_png
-from reprscope.errors import UserError
-from reprscope.figures import degradation_lines, render, transfer_maps
+from reprscope.figures import render
+from reprscope.figures.kinds import degradation_lines, transfer_maps
 from reprscope.figures.theme import Theme
+from reprscope.runtime.errors import UserError
 
 # --- lines ---------------------------------------------------------------------------------------
 

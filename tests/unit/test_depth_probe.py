@@ -4,12 +4,12 @@ import numpy as np
 import polars as pl
 import pytest
 from reprscope import tasks
-from reprscope.anomalies import PATCHES
-from reprscope.coordinates import Affine
-from reprscope.depth import Frame, Moments, aligned, grid_map, huber, ridge
-from reprscope.errors import UserError
+from reprscope.measures.anomalies import PATCHES
+from reprscope.measures.depth import Frame, Moments, aligned, grid_map, huber, ridge
+from reprscope.representations.coordinates import Affine
+from reprscope.representations.views import View
+from reprscope.runtime.errors import UserError
 from reprscope.tasks import depth_probe as task
-from reprscope.views import View
 from scipy import stats
 from support.fakes import FakeAnnotations, FakeRepresentations
 

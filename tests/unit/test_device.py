@@ -7,13 +7,14 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from reprscope import device
-from reprscope.errors import UserError
+from reprscope.representations import precision
+from reprscope.runtime import device
+from reprscope.runtime.errors import UserError
 
 LIBRARY = Path(__file__).parents[2] / "workflow_scripts"
 HOLD = """
 import sys, time
-from reprscope import device
+from reprscope.runtime import device
 device.count_gpus = lambda: 2
 device.built_for_cuda = lambda: None
 with device.lease(1) as kind:
@@ -133,10 +134,10 @@ def test_precision_by_device():
     import torch
 
     for reduced in ("float16", "bfloat16"):
-        assert device.torch_dtype("float32", "cuda", reduced=reduced) == torch.float32
-        assert device.torch_dtype("auto", "cuda", reduced=reduced) == getattr(torch, reduced)
-        assert device.torch_dtype("auto", "cpu", reduced=reduced) == torch.float32
-        assert device.torch_dtype(reduced, "cpu", reduced=reduced) == getattr(torch, reduced)
+        assert precision.torch_dtype("float32", "cuda", reduced=reduced) == torch.float32
+        assert precision.torch_dtype("auto", "cuda", reduced=reduced) == getattr(torch, reduced)
+        assert precision.torch_dtype("auto", "cpu", reduced=reduced) == torch.float32
+        assert precision.torch_dtype(reduced, "cpu", reduced=reduced) == getattr(torch, reduced)
 
 
 def test_float32_is_not_shortened():
@@ -145,7 +146,7 @@ def test_float32_is_not_shortened():
 
     torch.backends.cudnn.allow_tf32 = True
     torch.set_float32_matmul_precision("medium")
-    assert device.torch_device("cpu") == torch.device("cpu")
+    assert precision.torch_device("cpu") == torch.device("cpu")
     assert not torch.backends.cudnn.allow_tf32
     assert not torch.backends.cuda.matmul.allow_tf32
     assert torch.get_float32_matmul_precision() == "highest"
@@ -169,7 +170,7 @@ def test_a_card_is_named_with_its_libraries(monkeypatch):
     monkeypatch.setattr(device.shutil, "which", lambda name: f"/usr/bin/{name}")
     told = subprocess.CompletedProcess([], 0, stdout="570.86.15\n570.86.15\n")
     monkeypatch.setattr(device.subprocess, "run", lambda *asked, **kept: told)
-    device.torch_device("cpu")
+    precision.torch_device("cpu")
     found = device.machine(torch.device("cuda"))
     assert found["card"] == "card of cuda"
     assert found["driver"] == "570.86.15"

@@ -2,8 +2,9 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DDPMScheduler
-from reprscope.diffusion import alphas_cumprod, noise, shared_maps
-from reprscope.models.unet import UNet
+from reprscope.models.ddpm import alphas_cumprod
+from reprscope.models.families.unet import UNet
+from reprscope.representations.diffusion import noise, shared_maps
 
 STABLE_DIFFUSION = {
     "_class_name": "DDPMScheduler",

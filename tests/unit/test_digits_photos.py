@@ -6,9 +6,9 @@ import polars as pl
 import pytest
 import skimage
 from PIL import Image
-from reprscope.data import digits, photos
 from reprscope.data.canonical import check, decode
-from reprscope.errors import UserError
+from reprscope.data.sources import digits, photos
+from reprscope.runtime.errors import UserError
 from sklearn.datasets import load_digits
 
 

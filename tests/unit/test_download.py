@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 from reprscope.data import download
-from reprscope.errors import UserError
+from reprscope.runtime.errors import UserError
 from support.file_server import FileServer
 
 DATA = np.random.default_rng(0).bytes(1_000_000)

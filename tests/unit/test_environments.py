@@ -8,15 +8,11 @@ from pathlib import Path
 
 import pytest
 import yaml
-from reprscope.code_digests import imported, module_path
+from reprscope.data import sources
 from reprscope.models.denoiser import families
+from reprscope.runtime.code_digests import imported, module_path
 
 ROOT = Path(__file__).parents[2]
-SOURCES = [
-    path.stem
-    for path in (ROOT / "workflow_scripts" / "reprscope" / "data").glob("*.py")
-    if "def provides(" in path.read_text()
-]
 ENVIRONMENTS = sorted((ROOT / "envs").glob("*.yaml"))
 DISTRIBUTIONS = {
     "PIL": "pillow",
@@ -59,13 +55,15 @@ def third_party(script: Path, extra: list[str]) -> set[str]:
             reached.add(path)
             queue.append(path)
             modules.extend(imported(path))
+    if "train_nano" in script.name:
+        queue += (ROOT / "workflow_scripts" / "nano_sd").glob("*.py")
     for path in queue:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Import):
                 names |= {alias.name.split(".")[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom):
                 names.add(node.module.split(".")[0])
-    names -= set(sys.stdlib_module_names) | {"reprscope", "snakemake"}
+    names -= set(sys.stdlib_module_names) | {"reprscope", "nano_sd", "snakemake"}
     return {DISTRIBUTIONS.get(name, name) for name in names}
 
 
@@ -79,11 +77,11 @@ def test_pins_are_those_of_the_lock_file(path):
 @pytest.mark.parametrize("path", ENVIRONMENTS, ids=lambda path: path.stem)
 def test_an_environment_has_what_its_scripts_import(path):
     extra = {
-        "data": [f"reprscope.data.{name}" for name in SOURCES],
-        "models": [f"reprscope.models.{name}" for name in families()],
+        "data": [f"reprscope.data.sources.{name}" for name in sources.available()],
+        "models": [f"reprscope.models.families.{name}" for name in families()],
         "training": [],
         "tasks": ["reprscope.tasks.linear_probe", "reprscope.tasks.correspondence"],
-        "figures": ["reprscope.figures.block_bars", "reprscope.figures.token_maps"],
+        "figures": ["reprscope.figures.kinds.block_bars", "reprscope.figures.kinds.token_maps"],
     }[path.stem]
     scripts = scripts_of(path.stem)
     assert scripts

@@ -4,7 +4,7 @@ import re
 
 import pytest
 from reprscope import figures, tasks
-from reprscope.study import read
+from reprscope.plan.read import read
 from support.project import ROOT
 
 NONE = {"–", ""}
@@ -33,7 +33,7 @@ def test_what_a_row_names_is_there(row):
     _, _, *cells = row
     embedded, published, measured, kinds = (set(cell.split(", ")) - NONE for cell in cells)
     assert measured <= set(tasks.available())
-    assert kinds <= set(figures.kinds())
+    assert kinds <= set(figures.available())
     for found, study in ((embedded, EMBEDDED), (published, PUBLISHED)):
         for name in found if measured else ():
             assert measured & set(study[name]), name

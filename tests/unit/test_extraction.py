@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
-from reprscope.encoding import encode
-from reprscope.extraction import Capture, batches, extract
+from reprscope.base.protocol import Protocol
 from reprscope.models.denoiser import compile_parts, modules
-from reprscope.models.unet import encode_prompts, positions
-from reprscope.prompts import Prompts
-from reprscope.protocol import Protocol
-from reprscope.store import Representations, writer
-from reprscope.views import View
+from reprscope.models.families.unet import encode_prompts, positions
+from reprscope.representations.encoding import encode
+from reprscope.representations.extraction import Capture, batches, extract
+from reprscope.representations.prompts import Prompts
+from reprscope.representations.store import Representations, writer
+from reprscope.representations.views import View
 from support.embedded import load_unet
 from support.pictures import image_frame, smooth_image
 
@@ -96,7 +96,7 @@ def test_tokens_equal_a_pass_by_hand_through_diffusers(tmp_path, nano, unet, lat
     theirs = UNet2DConditionModel.from_pretrained(nano / "unet", torch_dtype=torch.float32)
     config = json.loads((nano / "scheduler" / "scheduler_config.json").read_text())
     scheduler = DDPMScheduler.from_config(config)
-    from reprscope.diffusion import noise
+    from reprscope.representations.diffusion import noise
 
     with (
         run(tmp_path / "a.h5", unet, latents, prompt) as found,
@@ -204,7 +204,7 @@ def test_noise_is_drawn_per_image_and_shared_only_on_request(tmp_path, unet, lat
 
 
 def test_a_failing_writer_ends_the_job_with_its_error(tmp_path, unet, latents, prompt, monkeypatch):
-    from reprscope.errors import UserError
+    from reprscope.runtime.errors import UserError
 
     broken = modules(unet, ["mid_block"])["mid_block"]
     handle = broken.register_forward_hook(lambda m, a, o: o * float("nan"))
@@ -231,7 +231,7 @@ def with_one_value(unet, value):
 @pytest.mark.parametrize("value", [65504.0, -65504.0, float("inf"), float("nan")])
 def test_the_ends_of_float16_are_out_of_its_range(tmp_path, nano, latents, prompt, value, form):
     """A value that was cut off at the largest number is finite."""
-    from reprscope.errors import UserError
+    from reprscope.runtime.errors import UserError
 
     half = load_unet(nano, dtype=torch.float16)
     named = {"wanted": ["mid_block"], "dtype": torch.float16, "stored": np.float16, "form": form}
@@ -276,7 +276,7 @@ def test_layers_inside_a_transformer_block_give_token_grids_of_non_square_images
 
 
 def test_a_position_that_does_not_exist_is_named(unet):
-    from reprscope.errors import UserError
+    from reprscope.runtime.errors import UserError
 
     with pytest.raises(UserError, match=r"no position up_blocks\.9"):
         Capture(unet, ["up_blocks.9"])

@@ -8,9 +8,9 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from reprscope import failures, system_memory
-from reprscope.failures import State
-from reprscope.job import damage
+from reprscope.runtime import failures, system_memory
+from reprscope.runtime.failures import State
+from reprscope.runtime.job import damage
 
 LIBRARY = Path(__file__).parents[2] / "workflow_scripts"
 
@@ -20,8 +20,8 @@ def run(folder, body, *, files=()):
     lines = "".join(f"    {line}\n" for line in body.splitlines())
     code = (
         "import os, sys, errno, signal\n"
-        "from reprscope.errors import UserError\n"
-        "from reprscope.job import job\n"
+        "from reprscope.runtime.errors import UserError\n"
+        "from reprscope.runtime.job import job\n"
         f"with job('log', 1, files={[str(file) for file in files]!r}) as state:\n{lines}"
     )
     done = subprocess.run(
@@ -164,10 +164,10 @@ def truncated(path, content):
 def test_a_damaged_input_is_named(tmp_path):
     import numpy as np
     import polars as pl
-    from reprscope.checksums import write_json
     from reprscope.data.canonical import write_maps
-    from reprscope.files import sha256
-    from reprscope.frames import write_frame
+    from reprscope.runtime.checksums import write_json
+    from reprscope.runtime.files import sha256
+    from reprscope.runtime.frames import write_frame
 
     write_frame(pl.DataFrame({"a": range(1000)}), tmp_path / "a.parquet", spec="{}")
     write_maps(tmp_path / "a.h5", {"a": np.ones((9, 9))})

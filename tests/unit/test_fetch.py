@@ -4,8 +4,8 @@ import shutil
 
 import pytest
 import torch
-from reprscope.errors import UserError
-from reprscope.models.fetch import fetch_folder, make_untrained, write_manifest
+from reprscope.models.hub.fetch import fetch_folder, make_untrained, write_manifest
+from reprscope.runtime.errors import UserError
 from support.embedded import load_unet
 
 

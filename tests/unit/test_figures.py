@@ -17,28 +17,29 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 from reprscope import figures
-from reprscope.errors import UserError
-from reprscope.figures import block_differences, frames, render
-from reprscope.figures.lines_by_timestep import apart, legible
+from reprscope.figures import frames, render
+from reprscope.figures.kinds import block_differences
+from reprscope.figures.kinds.lines_by_timestep import apart, legible
 from reprscope.figures.theme import SCHEMES, UNET_BLOCKS, Theme, register
-from reprscope.labels import block_label
+from reprscope.models.labels import block_label
+from reprscope.runtime.errors import UserError
 from support import browser, tables
 from support.charts import KINDS, draw, hover, image_at, marks
 
 LABELS = [block_label(position) for position in tables.BLOCKS]
 
 
-def test_every_module_of_the_package_is_a_kind_or_support():
-    files = {path.stem for path in Path(figures.__path__[0]).glob("*.py")} - {"__init__"}
-    assert set(figures.kinds()) == files - figures.SUPPORT == set(KINDS)
+def test_every_module_of_the_package_is_a_kind():
+    assert set(figures.available()) == set(KINDS)
     with pytest.raises(UserError, match=r"no_such.*block_bars"):
         figures.load("no_such")
 
 
 def test_figures_do_not_import_torch():
     code = (
-        "import sys; from reprscope import figures, report; [figures.load(k) for k in "
-        "figures.kinds()]; sys.exit(any(m in sys.modules for m in ('torch', 'diffusers')))"
+        "import sys; from reprscope import figures; from reprscope.report import page; "
+        "[figures.load(k) for k in "
+        "figures.available()]; sys.exit(any(m in sys.modules for m in ('torch', 'diffusers')))"
     )
     path = Path(figures.__path__[0]).parents[1]
     subprocess.run([sys.executable, "-c", code], check=True, env=os.environ | {"PYTHONPATH": path})

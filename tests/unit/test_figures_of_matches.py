@@ -3,9 +3,9 @@
 import numpy as np
 import polars as pl
 import pytest
-from reprscope.errors import UserError
 from reprscope.figures.theme import Theme
-from reprscope.labels import block_label
+from reprscope.models.labels import block_label
+from reprscope.runtime.errors import UserError
 from support import tables
 from support.charts import draw, hover, image_at, marks
 

@@ -6,9 +6,9 @@ import time
 from pathlib import Path
 
 import pytest
-from reprscope import failures, files
-from reprscope.errors import UserError
-from reprscope.files import atomic, write_text
+from reprscope.runtime import failures, files
+from reprscope.runtime.errors import UserError
+from reprscope.runtime.files import atomic, write_text
 
 LIBRARY = Path(__file__).parents[2] / "workflow_scripts"
 
@@ -30,7 +30,7 @@ def test_sigkill_in_the_middle_leaves_the_old_file_and_the_next_writer_cleans_up
     target = tmp_path / "a.txt"
     write_text(target, "old")
     code = (
-        "import sys, time; from reprscope.files import atomic\n"
+        "import sys, time; from reprscope.runtime.files import atomic\n"
         "with atomic(sys.argv[1]) as part:\n"
         "    part.write_text('half'); print('ready', flush=True); time.sleep(60)\n"
     )
@@ -116,8 +116,8 @@ def test_full_disk_is_one_sentence_and_keeps_what_was_there(small_disk):
 
 WRITERS = {
     "h5": """
-from reprscope.coordinates import Affine
-from reprscope.store import writer
+from reprscope.representations.coordinates import Affine
+from reprscope.representations.store import writer
 with writer(path, spec="{}", provenance={}) as store:
     for number in range(20):
         values = np.random.default_rng(number).normal(size=(1, 32, 32, 32)).astype("float32")
@@ -126,7 +126,7 @@ with writer(path, spec="{}", provenance={}) as store:
     "parquet": """
 import polars as pl
 from pathlib import Path
-from reprscope.frames import write_frame
+from reprscope.runtime.frames import write_frame
 frame = pl.DataFrame({"x": np.random.default_rng(0).normal(size=200_000)})
 write_frame(frame, Path(path), spec="{}")
 """,
@@ -137,7 +137,7 @@ write_frame(frame, Path(path), spec="{}")
 def test_a_job_on_a_full_disk_ends_in_one_sentence_and_leaves_nothing(small_disk, tmp_path, suffix):
     body = "".join(f"    {line}\n" for line in WRITERS[suffix].splitlines())
     code = (
-        "import sys; import numpy as np; from reprscope.job import job\n"
+        "import sys; import numpy as np; from reprscope.runtime.job import job\n"
         "path = sys.argv[1]\n"
         f"with job(sys.argv[2], 1):\n{body}"
     )

@@ -1,8 +1,9 @@
 import polars as pl
 import pytest
-from reprscope.findings import Findings, best, of_experiment, superlative
-from reprscope.statistics import FEWEST_TO_CHOOSE
+from reprscope.measures.statistics import FEWEST_TO_CHOOSE
+from reprscope.report.findings import of_experiment
 from reprscope.tasks import correspondence, linear_probe
+from reprscope.tasks._findings import Findings, best, superlative
 from support import tables
 
 TABLE = pl.DataFrame(

@@ -7,9 +7,12 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from reprscope import fingerprints, published, specs
-from reprscope.errors import UserError
-from reprscope.study import parse, read
+from reprscope import published
+from reprscope.plan import specs
+from reprscope.plan.parse import parse
+from reprscope.plan.read import read
+from reprscope.runtime import fingerprints
+from reprscope.runtime.errors import UserError
 from support.embedded import NANO
 
 ROOT = Path(__file__).parents[2]

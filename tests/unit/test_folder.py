@@ -4,10 +4,10 @@ import shutil
 import numpy as np
 import pytest
 from PIL import Image
-from reprscope.data import folder as source
+from reprscope.base.parameters import build
 from reprscope.data.canonical import check, decode
-from reprscope.errors import UserError
-from reprscope.parameters import build
+from reprscope.data.sources import folder as source
+from reprscope.runtime.errors import UserError
 from support.miniatures import jpeg
 from support.pictures import smooth_image
 

@@ -7,9 +7,9 @@ import numpy as np
 import polars as pl
 import pytest
 from PIL import Image
-from reprscope.data import folder as source
 from reprscope.data.canonical import check, decode, encode_png
-from reprscope.errors import UserError
+from reprscope.data.sources import folder as source
+from reprscope.runtime.errors import UserError
 from support.pictures import smooth_image
 
 PNG = encode_png(smooth_image(12, 8, 1))

@@ -15,10 +15,10 @@ from diffusers import (
     SD3Transformer2DModel,
     UNet2DConditionModel,
 )
-from reprscope.errors import UserError
-from reprscope.extraction import Capture
+from reprscope.base.protocol import Protocol
 from reprscope.models.denoiser import Passed, family
-from reprscope.protocol import Protocol
+from reprscope.representations.extraction import Capture
+from reprscope.runtime.errors import UserError
 from support import tiny_models, tiny_unets
 
 KINDS = {

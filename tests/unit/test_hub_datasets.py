@@ -14,11 +14,11 @@ import polars as pl
 import pyarrow as pa
 import pytest
 from PIL import Image
-from reprscope.data import cifar10, cifar100, huggingface, imagenet_subset, tiny_imagenet
+from reprscope.base.parameters import build
 from reprscope.data.canonical import decode, encode_png, read_record
+from reprscope.data.sources import cifar10, cifar100, huggingface, imagenet_subset, tiny_imagenet
 from reprscope.data.wordnet import words
-from reprscope.errors import UserError
-from reprscope.parameters import build
+from reprscope.runtime.errors import UserError
 from support import miniatures
 from support.hub import serve
 from support.pictures import smooth_image
@@ -31,8 +31,8 @@ import json, sys
 from pathlib import Path
 from reprscope.data import sources
 from reprscope.data.canonical import write_dataset
-from reprscope.errors import UserError
-from reprscope.parameters import build
+from reprscope.runtime.errors import UserError
+from reprscope.base.parameters import build
 
 ended = {}
 for name, (source, settings) in json.loads(sys.argv[2]).items():

@@ -15,11 +15,14 @@ import pytest
 import torch
 from diffusers import UNet2DConditionModel
 from huggingface_hub import constants
-from reprscope import specs
-from reprscope.errors import UserError
-from reprscope.models import layout, registry, unet
-from reprscope.protocol import Protocol
-from reprscope.study import parse, read
+from reprscope.base.protocol import Protocol
+from reprscope.models import registry
+from reprscope.models.families import unet
+from reprscope.models.hub import layout
+from reprscope.plan import specs
+from reprscope.plan.parse import parse
+from reprscope.plan.read import read
+from reprscope.runtime.errors import UserError
 from safetensors.torch import load_file, save_file
 from support import hub as stand_in
 
@@ -36,7 +39,7 @@ FETCH = """
 import sys
 from pathlib import Path
 from fetch_model import main
-from reprscope.errors import UserError
+from reprscope.runtime.errors import UserError
 out = Path(sys.argv[1])
 try:
     main(out / "snapshot", out / "manifest.json", sys.argv[2])

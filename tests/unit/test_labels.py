@@ -3,9 +3,16 @@ import random
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from reprscope.labels import block_label, block_of, in_network_order, named, network_order, words
+from reprscope.models.families.unet import positions as unet_positions
+from reprscope.models.labels import (
+    block_label,
+    block_of,
+    in_network_order,
+    named,
+    network_order,
+    words,
+)
 from reprscope.models.positions import spell
-from reprscope.models.unet import positions as unet_positions
 
 SD15 = {
     "down_block_types": ["CrossAttnDownBlock2D"] * 3 + ["DownBlock2D"],

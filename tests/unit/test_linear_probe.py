@@ -4,17 +4,10 @@ import math
 import numpy as np
 import polars as pl
 import pytest
-from reprscope import logistic
-from reprscope.errors import UserError
-from reprscope.statistics import mean
-from reprscope.tasks.linear_probe import (
-    Parameters,
-    findings,
-    measure,
-    minutes,
-    relate,
-    summarise,
-)
+from reprscope.measures import logistic
+from reprscope.measures.statistics import mean
+from reprscope.runtime.errors import UserError
+from reprscope.tasks.linear_probe import Parameters, findings, measure, minutes, relate, summarise
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 from support.fakes import FakeAnnotations, FakeRepresentations
@@ -250,7 +243,7 @@ def test_classes_keep_their_shares_in_a_smaller_number_of_training_images():
 def test_the_published_form_equals_adam_written_out():
     """One batch an epoch, so that the order of images does not matter: full-batch Adam in numpy."""
     import torch
-    from reprscope.seeds import item_seed
+    from reprscope.base.seeds import item_seed
 
     images = made_images(train=20, test=10, names=("b", "a"))
     features = made_features(images, separation=0.5)

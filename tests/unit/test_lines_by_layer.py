@@ -6,11 +6,12 @@ import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from reprscope.errors import UserError
-from reprscope.figures import lines_by_layer, render
-from reprscope.figures.lines_by_layer import NOTHING, Options, layer_label, log_ticks, placed
+from reprscope.figures import render
+from reprscope.figures.kinds import lines_by_layer
+from reprscope.figures.kinds.lines_by_layer import NOTHING, Options, layer_label, log_ticks, placed
 from reprscope.figures.theme import SCHEMES, Theme
-from reprscope.labels import block_label
+from reprscope.models.labels import block_label
+from reprscope.runtime.errors import UserError
 from support import tables
 from support.charts import draw, marks
 

@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from reprscope.logistic import PENALTIES, Axes, Fit, Scaling, fit, path
+from reprscope.measures.logistic import PENALTIES, Axes, Fit, Scaling, fit, path
 from sklearn.linear_model import LogisticRegression
 
 RNG = np.random.default_rng(0)

@@ -10,15 +10,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from reprscope import memory, system_memory
-from reprscope.encoding import encode
-from reprscope.errors import UserError
-from reprscope.extraction import batches, extract
-from reprscope.memory import BatchSize
-from reprscope.prompts import Prompts
-from reprscope.protocol import Protocol
-from reprscope.store import Representations, writer
-from reprscope.views import View
+from reprscope.base.protocol import Protocol
+from reprscope.representations.encoding import encode
+from reprscope.representations.extraction import batches, extract
+from reprscope.representations.prompts import Prompts
+from reprscope.representations.store import Representations, writer
+from reprscope.representations.views import View
+from reprscope.runtime import memory, system_memory
+from reprscope.runtime.errors import UserError
+from reprscope.runtime.memory import BatchSize
 from support.pictures import image_frame
 
 CPU = torch.device("cpu")
@@ -140,7 +140,7 @@ FIRST_ITEM = """
 import json
 import types
 import numpy as np
-from reprscope import memory
+from reprscope.runtime import memory
 
 memory.available = lambda: 512 << 20
 size, seen = memory.BatchSize(types.SimpleNamespace(type="cpu")), []

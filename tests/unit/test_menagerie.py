@@ -1,13 +1,13 @@
 import numpy as np
 import polars as pl
 import pytest
-from reprscope.data import menagerie
 from reprscope.data.canonical import check, decode
-from reprscope.data.contact_sheet import contact_sheet
-from reprscope.data.creatures import KEYPOINTS, KINDS, grow
-from reprscope.data.quadrics import capsule_pieces, ellipsoid_pieces, join, normals, trace
-from reprscope.data.scenes import render
-from reprscope.errors import UserError
+from reprscope.data.sources import menagerie
+from reprscope.data.synthetic.contact_sheet import contact_sheet
+from reprscope.data.synthetic.creatures import KEYPOINTS, KINDS, grow
+from reprscope.data.synthetic.quadrics import capsule_pieces, ellipsoid_pieces, join, normals, trace
+from reprscope.data.synthetic.scenes import render
+from reprscope.runtime.errors import UserError
 
 SIZE = 96
 

@@ -2,7 +2,7 @@ import math
 
 import numpy as np
 import pytest
-from reprscope.metrics import (
+from reprscope.measures.metrics import (
     accuracy,
     bootstrap_ratio,
     correct,
@@ -179,7 +179,7 @@ def test_bootstrap_ratio_equals_resampling_one_item_at_a_time(monkeypatch):
     rng = np.random.default_rng(2)
     numerator, denominator = rng.random((6, 2)), rng.integers(1, 5, 6).astype(float)
     # Blocks smaller than the number of replicates, so that several are put together.
-    monkeypatch.setattr("reprscope.metrics._WEIGHTS_PER_BLOCK", 24)
+    monkeypatch.setattr("reprscope.measures.metrics._WEIGHTS_PER_BLOCK", 24)
     result = bootstrap_ratio(numerator, denominator, replicates=10, rng=np.random.default_rng(7))
     draw = np.random.default_rng(7)
     for row in result:

@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from reprscope.errors import UserError
-from reprscope.nano import architecture, corpus
-from reprscope.nano.denoiser import Denoiser, Stage, ddpm_loss, draw, train_denoiser
-from reprscope.nano.gradients import GradientWorkers
-from reprscope.nano.latents import halve
-from reprscope.nano.loop import Budget, Optimisation
-from reprscope.nano.tokenizer import learn_merges, write_tokenizer
+from nano_sd import architecture, corpus
+from nano_sd.denoiser import Denoiser, Stage, ddpm_loss, draw, train_denoiser
+from nano_sd.gradients import GradientWorkers
+from nano_sd.latents import halve
+from nano_sd.loop import Budget, Optimisation
+from nano_sd.tokenizer import learn_merges, write_tokenizer
+from reprscope.runtime.errors import UserError
 from safetensors import safe_open
 from transformers import CLIPTokenizer
 
@@ -123,7 +123,7 @@ def test_every_caption_word_is_one_token(pipeline):
 
 
 def test_every_caption_is_made_of_caption_words():
-    from reprscope.data.scenes import render
+    from reprscope.data.synthetic.scenes import render
 
     words = set(corpus.caption_words())
     drawn = {w for i in range(12) for w in render(3, i, size=16, supersample=1).caption.split()}
@@ -209,7 +209,7 @@ def trained(checkpoint: Path, *, workers: int = 1, on_save=None) -> tuple[Denois
 def test_stopped_and_resumed_training_equals_an_uninterrupted_one(tmp_path, monkeypatch):
     whole, whole_trainer = trained(tmp_path / "whole.pt")
 
-    from reprscope.nano import denoiser as module
+    from nano_sd import denoiser as module
 
     calls = []
 
@@ -313,7 +313,7 @@ def test_halving_a_picture_takes_means_of_squares():
 
 
 def test_corpus_is_rendered_once_and_equals_the_renderer(tmp_path):
-    from reprscope.data.scenes import render
+    from reprscope.data.synthetic.scenes import render
 
     first = corpus.load_or_render(tmp_path, seed=7, count=3, side=16, threads=1)
     scene = render(7, 2, size=16)

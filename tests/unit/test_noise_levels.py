@@ -4,18 +4,18 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from reprscope.base.protocol import Protocol
 from reprscope.data.canonical import decode
-from reprscope.decoding import mixed_linearly, noised_pictures
-from reprscope.diffusion import noise
-from reprscope.encoding import encode
-from reprscope.errors import UserError
-from reprscope.models import flux, sd3, unet
+from reprscope.models.families import flux, sd3, unet
 from reprscope.models.vae import load_decoder, scaling
-from reprscope.protocol import Protocol
-from reprscope.store import Representations, writer
-from reprscope.study import parse
+from reprscope.plan.parse import parse
+from reprscope.representations.decoding import mixed_linearly, noised_pictures
+from reprscope.representations.diffusion import noise
+from reprscope.representations.encoding import encode
+from reprscope.representations.store import Representations, writer
+from reprscope.representations.views import View
+from reprscope.runtime.errors import UserError
 from reprscope.tasks import noise_levels
-from reprscope.views import View
 from support.embedded import load_unet
 from support.pictures import image_frame
 

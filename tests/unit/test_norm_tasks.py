@@ -4,7 +4,7 @@ import itertools
 import numpy as np
 import polars as pl
 import pytest
-from reprscope.errors import UserError
+from reprscope.runtime.errors import UserError
 from reprscope.tasks import _samples, match_norms, norm_similarity, norms
 from scipy import stats
 from support.fakes import FakeAnnotations, FakeRepresentations

@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
-from reprscope.data import nyu as source
+from reprscope.base.parameters import build
 from reprscope.data.canonical import Annotations, check, write_dataset
-from reprscope.errors import UserError
-from reprscope.parameters import build
+from reprscope.data.sources import nyu as source
+from reprscope.runtime.errors import UserError
 from support.file_server import FileServer
 from support.miniatures import nyu, nyu_scene, nyu_scene_name, nyu_splits, sha256
 

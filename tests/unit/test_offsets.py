@@ -4,10 +4,11 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-from reprscope import specs
-from reprscope.errors import UserError
-from reprscope.offsets import Fields, measure, offset, pictures
-from reprscope.study import parse, read
+from reprscope.plan import specs
+from reprscope.plan.parse import parse
+from reprscope.plan.read import read
+from reprscope.representations.offsets import Fields, measure, offset, pictures
+from reprscope.runtime.errors import UserError
 from reprscope.tasks import correspondence, position_errors
 from support.fakes import FakeAnnotations, FakeRepresentations
 from support.project import ROOT

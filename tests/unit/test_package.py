@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import reprscope
-from reprscope.coordinates import Affine
-from reprscope.store import writer
+from reprscope.representations.coordinates import Affine
+from reprscope.representations.store import writer
 
 ROOT = Path(__file__).parents[2]
 
@@ -63,7 +63,7 @@ def test_a_store_is_read_without_torch(installed, tmp_path):
 import sys
 for name in ("torch", "diffusers", "transformers", "snakemake", "altair", "scipy", "datasets"):
     sys.modules[name] = None
-from reprscope.store import Representations
+from reprscope.representations.store import Representations
 with Representations([{str(path)!r}]) as found:
     print(found.tokens("mid_block", "a").sum())
 from reprscope import published

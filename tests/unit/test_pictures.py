@@ -16,7 +16,7 @@ from reprscope.data.pictures import (
     upright_rgb,
 )
 from reprscope.data.record import Record
-from reprscope.errors import UserError
+from reprscope.runtime.errors import UserError
 from support.pictures import smooth_image
 
 RAMP = np.repeat(np.arange(256, dtype=np.uint8)[None], 16, axis=0)

@@ -6,19 +6,19 @@ import polars as pl
 import pytest
 import scipy.stats
 import torch
-from reprscope.coordinates import Affine
-from reprscope.data import menagerie
+from reprscope.base.protocol import Protocol
 from reprscope.data.canonical import decode
-from reprscope.encoding import encode
-from reprscope.errors import UserError
-from reprscope.extraction import batches, extract
-from reprscope.models.unet import encode_prompts
-from reprscope.prompts import Prompts
-from reprscope.protocol import Protocol
-from reprscope.store import Representations, writer
+from reprscope.data.sources import menagerie
+from reprscope.models.families.unet import encode_prompts
+from reprscope.representations.coordinates import Affine
+from reprscope.representations.encoding import encode
+from reprscope.representations.extraction import batches, extract
+from reprscope.representations.prompts import Prompts
+from reprscope.representations.store import Representations, writer
+from reprscope.representations.views import View
+from reprscope.runtime.errors import UserError
 from reprscope.tasks import position_bias
 from reprscope.tasks.position_bias import AXES, Parameters, chosen_pairs, counts
-from reprscope.views import View
 from scipy import stats
 from support.fakes import FakeAnnotations, FakeRepresentations
 

@@ -6,17 +6,12 @@ import numpy as np
 import polars as pl
 import pytest
 import scipy.stats
-from reprscope.coordinates import Affine
-from reprscope.data import cutouts
-from reprscope.errors import UserError
+from reprscope.data.sources import cutouts
+from reprscope.representations.coordinates import Affine
+from reprscope.runtime.errors import UserError
 from reprscope.tasks import _matching, correspondence, position_errors
 from reprscope.tasks._nearness import KINDS, Counts, Matches, Places, Subjects
-from reprscope.tasks.position_errors import (
-    Parameters,
-    measure,
-    published_extra_errors,
-    summarise,
-)
+from reprscope.tasks.position_errors import Parameters, measure, published_extra_errors, summarise
 from support.fakes import FakeAnnotations, FakeRepresentations
 
 # Every position of each of three cut-outs, each mirrored too: 2 x 27 pictures.

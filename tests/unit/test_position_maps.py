@@ -3,9 +3,9 @@
 import numpy as np
 import polars as pl
 import pytest
-from reprscope.errors import UserError
-from reprscope.figures.position_maps import MARGIN, TRUE, Options, dots
-from reprscope.figures.transfer_maps import wheel
+from reprscope.figures.kinds.position_maps import MARGIN, TRUE, Options, dots
+from reprscope.figures.kinds.transfer_maps import wheel
+from reprscope.runtime.errors import UserError
 from support import tables
 from support.charts import draw, hover, image_at, marks
 

@@ -6,16 +6,17 @@ import polars as pl
 import pytest
 import torch
 from PIL import Image
-from reprscope.data import menagerie
-from reprscope.encoding import encode
-from reprscope.errors import UserError
-from reprscope.extraction import batches, extract
-from reprscope.logistic import PENALTIES
-from reprscope.models.unet import encode_prompts
-from reprscope.prompts import Prompts
-from reprscope.protocol import Protocol
-from reprscope.seeds import item_seed
-from reprscope.store import Representations, writer
+from reprscope.base.protocol import Protocol
+from reprscope.base.seeds import item_seed
+from reprscope.data.sources import menagerie
+from reprscope.measures.logistic import PENALTIES
+from reprscope.models.families.unet import encode_prompts
+from reprscope.representations.encoding import encode
+from reprscope.representations.extraction import batches, extract
+from reprscope.representations.prompts import Prompts
+from reprscope.representations.store import Representations, writer
+from reprscope.representations.views import View
+from reprscope.runtime.errors import UserError
 from reprscope.tasks import position_probe
 from reprscope.tasks.position_probe import (
     FEATURES,
@@ -26,7 +27,6 @@ from reprscope.tasks.position_probe import (
     measure,
     summarise,
 )
-from reprscope.views import View
 from scipy import stats
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.preprocessing import StandardScaler

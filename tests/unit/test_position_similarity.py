@@ -5,7 +5,7 @@ import io
 import numpy as np
 import polars as pl
 import pytest
-from reprscope.errors import UserError
+from reprscope.runtime.errors import UserError
 from reprscope.tasks.position_similarity import Parameters, measure, summarise
 from support.fakes import FakeAnnotations, FakeRepresentations
 

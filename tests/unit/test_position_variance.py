@@ -1,8 +1,8 @@
 import numpy as np
 import polars as pl
 import pytest
-from reprscope import patches, place_variance
-from reprscope.errors import UserError
+from reprscope.measures import patches, place_variance
+from reprscope.runtime.errors import UserError
 from reprscope.tasks import position_variance
 from reprscope.tasks.position_variance import Parameters, measure, summarise
 from support.fakes import FakeAnnotations, FakeRepresentations

@@ -1,8 +1,8 @@
 """Texts of images from a template."""
 
 import pytest
-from reprscope.errors import UserError
-from reprscope.prompts import texts
+from reprscope.representations.prompts import texts
+from reprscope.runtime.errors import UserError
 
 ROWS = [
     {"image_id": "a.png", "label": "cat", "caption": None},

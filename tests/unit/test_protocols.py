@@ -6,14 +6,14 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
-from reprscope.encoding import encode
-from reprscope.extraction import batches, extract
+from reprscope.base.protocol import PROTOCOLS, Protocol
 from reprscope.models import vae
-from reprscope.models.unet import encode_prompts
-from reprscope.prompts import Prompts
-from reprscope.protocol import PROTOCOLS, Protocol
-from reprscope.store import Representations, writer
-from reprscope.views import View
+from reprscope.models.families.unet import encode_prompts
+from reprscope.representations.encoding import encode
+from reprscope.representations.extraction import batches, extract
+from reprscope.representations.prompts import Prompts
+from reprscope.representations.store import Representations, writer
+from reprscope.representations.views import View
 from sdhelper import SD
 from support import tiny_unets
 from support.embedded import load_unet

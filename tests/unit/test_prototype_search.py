@@ -4,9 +4,9 @@ from types import SimpleNamespace
 import numpy as np
 import polars as pl
 import pytest
-from reprscope.errors import UserError
-from reprscope.figures import lines_by_threshold as figure
+from reprscope.figures.kinds import lines_by_threshold as figure
 from reprscope.figures.theme import Theme
+from reprscope.runtime.errors import UserError
 from reprscope.tasks import companions
 from reprscope.tasks import prototype_search as task
 from support.fakes import FakeAnnotations, FakeRepresentations

@@ -1,4 +1,4 @@
-from reprscope.provenance import canonical_json
+from reprscope.base.provenance import canonical_json
 
 
 def test_canonical_json_is_equal_for_equal_values():

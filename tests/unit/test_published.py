@@ -5,13 +5,15 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from reprscope import published, scorecard, specs
-from reprscope.comparison import matches
-from reprscope.errors import UserError
+from reprscope import published
 from reprscope.models import registry
 from reprscope.models.denoiser import family
-from reprscope.published import beside
-from reprscope.study import parse, read
+from reprscope.plan import specs
+from reprscope.plan.comparison import matches
+from reprscope.plan.parse import parse
+from reprscope.plan.read import read
+from reprscope.published import beside, scorecard
+from reprscope.runtime.errors import UserError
 
 ROOT = Path(__file__).parents[2]
 FOLDER = Path(published.__file__).parent / "values"

@@ -6,19 +6,19 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-from reprscope.coordinates import Affine
-from reprscope.data import menagerie
+from reprscope.base.protocol import Protocol
 from reprscope.data.canonical import Annotations, write_dataset
-from reprscope.encoding import encode
-from reprscope.errors import UserError
-from reprscope.extraction import batches, extract
-from reprscope.prompts import Prompts
-from reprscope.protocol import Protocol
-from reprscope.store import Representations, writer
+from reprscope.data.sources import menagerie
+from reprscope.representations.coordinates import Affine
+from reprscope.representations.encoding import encode
+from reprscope.representations.extraction import batches, extract
+from reprscope.representations.prompts import Prompts
+from reprscope.representations.store import Representations, writer
+from reprscope.representations.views import View
+from reprscope.runtime.errors import UserError
 from reprscope.tasks import _matching, _readout, correspondence
 from reprscope.tasks._readout import Blend, Raster, expected_place, lengths_between
 from reprscope.tasks.correspondence import Parameters, measure, summarise
-from reprscope.views import View
 from support.fakes import FakeAnnotations, FakeRepresentations, pair
 
 POSITIONS = ["mid_block", "up_blocks.1", "up_blocks.2"]
@@ -28,7 +28,7 @@ SIZES = {"a": (31, 24), "b": (40, 22), "c": (17, 29)}
 @pytest.fixture(scope="module")
 def real(tmp_path_factory, nano, unet, vae):
     """Creatures of 100 pixels in nano-sd, which sees 128, and their pairs."""
-    from reprscope.models.unet import encode_prompts
+    from reprscope.models.families.unet import encode_prompts
 
     folder = tmp_path_factory.mktemp("real")
     settings = menagerie.Parameters(

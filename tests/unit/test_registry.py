@@ -3,9 +3,10 @@
 import re
 
 import pytest
-from reprscope.errors import UserError
-from reprscope.models import registry, unet
+from reprscope.models import registry
 from reprscope.models.denoiser import family
+from reprscope.models.families import unet
+from reprscope.runtime.errors import UserError
 
 NAMES = [
     "sd-1.1",

@@ -2,10 +2,10 @@
 
 import polars as pl
 import pytest
-from reprscope.errors import UserError
-from reprscope.figures import lines_by_timestep, similarity_maps
+from reprscope.figures.kinds import lines_by_timestep, similarity_maps
 from reprscope.figures.repeated import over, sentence
 from reprscope.figures.theme import Theme
+from reprscope.runtime.errors import UserError
 from support import tables
 
 

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from reprscope import figures, report
+from reprscope import figures
 from reprscope.data.canonical import Dataset, write_dataset
 from reprscope.figures import render
 from reprscope.figures.theme import Theme
-from reprscope.findings import best
+from reprscope.report import page as report
+from reprscope.tasks._findings import best
 from support import browser, tables
 from support.pictures import image_frame
 
@@ -242,7 +243,7 @@ def test_parts_open_with_what_was_found_first(entries):
 
 def test_a_study_can_name_every_part():
     schema = json.loads(
-        Path("workflow_scripts/reprscope/study.schema.json").read_text(encoding="utf-8")
+        Path("workflow_scripts/reprscope/plan/study.schema.json").read_text(encoding="utf-8")
     )
     entry = schema["properties"]["experiments"]["items"]["properties"]["part"]
     assert entry["enum"] == [*report.PARTS]
@@ -338,7 +339,7 @@ def test_the_browser_helper_sees_errors_and_requests(tmp_path):
 
 
 def test_what_sources_say_of_their_datasets_stands_in_the_report(tmp_path):
-    script = runpy.run_path(str(Path(report.__file__).parents[1] / "report.py"))
+    script = runpy.run_path(str(Path(report.__file__).parents[2] / "report.py"))
     quiet = write(tmp_path / "menagerie", ())
     assert script["datasets"]([quiet]) == []
     said = ("2 images in the folder", "images with grey read as RGB: 1 (<a>.png)")

@@ -11,11 +11,11 @@ import diffusers
 import numpy as np
 import pytest
 import torch
-from reprscope.diffusion import alphas_cumprod
-from reprscope.errors import UserError
 from reprscope.models import flow, schedulers
+from reprscope.models.ddpm import alphas_cumprod
+from reprscope.models.families.unet import UNet
 from reprscope.models.schedulers import FLOW_MATCHING, SIGMA_SPACE, VARIANCE_PRESERVING
-from reprscope.models.unet import UNet
+from reprscope.runtime.errors import UserError
 
 KNOWN = VARIANCE_PRESERVING | FLOW_MATCHING
 OTHERS = sorted(

@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 import torch
 from reprscope import cli
+from reprscope.base.protocol import Protocol
 from reprscope.cli import groups
-from reprscope.extraction import Capture
-from reprscope.findings import of_blocks
-from reprscope.labels import block_label
 from reprscope.models import registry
 from reprscope.models.denoiser import family
-from reprscope.protocol import Protocol
-from reprscope.shapes import latent_grid, shapes
+from reprscope.models.labels import block_label
+from reprscope.representations.extraction import Capture
+from reprscope.representations.shapes import latent_grid, shapes
+from reprscope.tasks._findings import of_blocks
 from support import tiny_models
 
 ROOT = Path(__file__).parents[2]

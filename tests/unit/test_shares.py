@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from reprscope.data.record import Record
 from reprscope.data.shares import check_shares, divide, say_division
-from reprscope.errors import UserError
+from reprscope.runtime.errors import UserError
 
 SHARES = [(0.2, 0.3), (0.1, 0.1), (0.0, 0.5), (0.33, 0.33), (0.05, 0.0), (0.5, 0.5), (0.7, 0.3)]
 

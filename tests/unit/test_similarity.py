@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
-from reprscope import similarity
-from reprscope.similarity import (
+from reprscope.measures import similarity
+from reprscope.measures.similarity import (
     DISTANCES,
     MEASURES,
     centre_of,

@@ -2,11 +2,11 @@ import tarfile
 
 import polars as pl
 import pytest
+from reprscope.base.parameters import build
 from reprscope.data import sources
-from reprscope.data import spair as source
 from reprscope.data.canonical import Annotations, check, write_dataset
-from reprscope.errors import UserError
-from reprscope.parameters import build
+from reprscope.data.sources import spair as source
+from reprscope.runtime.errors import UserError
 from support.file_server import FileServer
 from support.miniatures import SPAIR_COUNTS, SPAIR_IMAGES, sha256, spair
 

@@ -5,9 +5,11 @@ import shutil
 from pathlib import Path
 
 import pytest
-from reprscope import paths, specs
-from reprscope.protocol import PROTOCOLS
-from reprscope.study import parse, read
+from reprscope.base import paths
+from reprscope.base.protocol import PROTOCOLS
+from reprscope.plan import specs
+from reprscope.plan.parse import parse
+from reprscope.plan.read import read
 
 ROOT = Path(__file__).parents[2]
 CONDITION = {

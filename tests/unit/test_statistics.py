@@ -2,14 +2,7 @@
 
 import numpy as np
 import pytest
-from reprscope.statistics import (
-    FEWEST_UNITS,
-    dyadic_ratio,
-    holm,
-    mean,
-    ratio,
-    shuffled_p,
-)
+from reprscope.measures.statistics import FEWEST_UNITS, dyadic_ratio, holm, mean, ratio, shuffled_p
 from scipy import stats
 
 

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reprscope.coordinates import Affine
-from reprscope.errors import UserError
-from reprscope.store import Representations, writer
+from reprscope.representations.coordinates import Affine
+from reprscope.representations.store import Representations, writer
+from reprscope.runtime.errors import UserError
 
 
 def fill(path, images, *, form="tokens", dtype=np.float16, positions=("conv_in", "mid_block")):

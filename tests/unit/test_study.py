@@ -8,11 +8,13 @@ import sys
 from pathlib import Path
 
 import pytest
-from reprscope.errors import UserError
+from reprscope.models.families.unet import positions
 from reprscope.models.positions import resolve, spell
-from reprscope.models.unet import positions
-from reprscope.schema import SCHEMA
-from reprscope.study import Experiment, Study, parse, read
+from reprscope.plan.parse import parse
+from reprscope.plan.read import read
+from reprscope.plan.schema import SCHEMA
+from reprscope.plan.study import Experiment, Study
+from reprscope.runtime.errors import UserError
 
 ROOT = Path(__file__).parents[2]
 STUDIES = [ROOT / "config.yaml", ROOT / "tests/small.yaml", *(ROOT / "studies").glob("*.yaml")]
@@ -86,9 +88,9 @@ MISTAKES = {
     "unknown source": (
         "datasets/creatures/source",
         "imagenet",
-        "There is no dataset source imagenet: use ",
+        "There is no dataset source 'imagenet': use one of ",
     ),
-    "unknown task": ("tasks/probe/kind", "knn", "There is no task kind 'knn'; use one of: "),
+    "unknown task": ("tasks/probe/kind", "knn", "There is no task kind 'knn': use one of "),
     "unknown dataset": (
         "experiments/0/datasets",
         ["zoo"],
@@ -380,22 +382,22 @@ MISTAKES = {
     "wrong case of a kind": (
         "tasks/probe/kind",
         "Linear_Probe",
-        "There is no task kind 'Linear_Probe'; use one of: anomalies, anomaly_similarity, corresp",
+        "There is no task kind 'Linear_Probe': use one of anomalies, anomaly_similarity, corresp",
     ),
     "hyphen in a kind": (
         "tasks/probe/kind",
         "linear-probe",
-        "There is no task kind 'linear-probe'; use one of: anomalies, anomaly_similarity, corresp",
+        "There is no task kind 'linear-probe': use one of anomalies, anomaly_similarity, corresp",
     ),
     "kind that is a path": (
         "tasks/probe/kind",
         "../x",
-        "There is no task kind '../x'; use one of: anomalies, anomaly_similarity, correspondence,",
+        "There is no task kind '../x': use one of anomalies, anomaly_similarity, correspondence,",
     ),
     "wrong case of a figure": (
         "experiments/0/figures/0/kind",
         "Block_Bars",
-        "There is no figure kind 'Block_Bars': choose one of at_a_glance, block_bars, block_diffe",
+        "There is no figure kind 'Block_Bars': use one of at_a_glance, block_bars, block_diffe",
     ),
     "truth value in words": (
         "compile",
@@ -623,7 +625,7 @@ MISTAKES = {
     "unknown family": (
         "models/nano-sd/family",
         "dit",
-        "models.nano-sd: resources/models/nano-sd: There is no model family dit: use one of flux,",
+        "models.nano-sd: resources/models/nano-sd: There is no model family 'dit': use one of flux",
     ),
     "family of a transformer for a U-Net": (
         "models/nano-sd/family",
@@ -850,8 +852,8 @@ def test_labels_of_the_thesis_are_spelled_as_module_paths():
 
 def test_reading_a_study_imports_neither_torch_nor_diffusers_nor_datasets():
     code = (
-        "import sys; from pathlib import Path; from reprscope import specs, study\n"
-        "s = study.parse(study.read(Path('config.yaml')))\n"
+        "import sys; from pathlib import Path; from reprscope.plan import parse, read, specs\n"
+        "s = parse.parse(read.read(Path('config.yaml')))\n"
         "specs.report(s, ['config.yaml']); [specs.tabulate(s, n) for n in s.experiments]\n"
         "print(sorted({'torch', 'diffusers', 'transformers', 'datasets'} & set(sys.modules)))"
     )

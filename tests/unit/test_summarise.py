@@ -3,7 +3,7 @@ import json
 import numpy as np
 import polars as pl
 import summarise
-from reprscope.frames import write_frame
+from reprscope.runtime.frames import write_frame
 from reprscope.tasks import norms
 from support.fakes import FakeAnnotations, FakeRepresentations
 

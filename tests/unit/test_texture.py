@@ -1,9 +1,9 @@
 from pathlib import Path
 
 import numpy as np
+from nano_sd.texture import sample
 from PIL import Image
-from reprscope.nano.texture import sample
-from reprscope.views import View
+from reprscope.representations.views import View
 
 ROOT = Path(__file__).parents[2]
 MODEL = ROOT / "resources/models/nano-sd"

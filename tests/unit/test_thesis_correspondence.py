@@ -5,8 +5,8 @@ import math
 import numpy as np
 import polars as pl
 import pytest
+from reprscope.representations.views import View
 from reprscope.tasks.correspondence import Parameters, measure, summarise
-from reprscope.views import View
 from support.fakes import FakeAnnotations, FakeRepresentations
 
 RESOLUTION = 512

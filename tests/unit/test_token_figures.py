@@ -5,10 +5,11 @@ from xml.etree import ElementTree
 import numpy as np
 import polars as pl
 import pytest
-from reprscope.errors import UserError
-from reprscope.figures import norm_maps, render
+from reprscope.figures import render
+from reprscope.figures.kinds import norm_maps
 from reprscope.figures.theme import SCHEMES
-from reprscope.labels import block_label
+from reprscope.models.labels import block_label
+from reprscope.runtime.errors import UserError
 from support import tables
 from support.charts import draw, hover, image_at, marks
 
@@ -327,7 +328,7 @@ def test_the_most_similar_token_is_bright_in_every_measure(measure, ends, domain
 
 
 def similarity_title(measure: str) -> str:
-    from reprscope.figures.similarity_maps import MEASURES
+    from reprscope.figures.kinds.similarity_maps import MEASURES
 
     return MEASURES[measure]
 

@@ -4,9 +4,9 @@ import numpy as np
 import polars as pl
 import pytest
 from reprscope import tasks
-from reprscope.coordinates import Affine
-from reprscope.errors import UserError
-from reprscope.similarity import cosine
+from reprscope.measures.similarity import cosine
+from reprscope.representations.coordinates import Affine
+from reprscope.runtime.errors import UserError
 from reprscope.tasks import token_groups
 from reprscope.tasks.token_groups import NAMES, Parameters, measure, similarities, summarise
 from scipy import stats

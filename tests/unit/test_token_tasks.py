@@ -9,12 +9,12 @@ import torch
 from PIL import Image
 from reprscope import tasks
 from reprscope.data.canonical import encode_png
-from reprscope.encoding import encode
-from reprscope.errors import UserError
-from reprscope.similarity import MEASURES
-from reprscope.store import Representations, writer
+from reprscope.measures.similarity import MEASURES
+from reprscope.representations.encoding import encode
+from reprscope.representations.store import Representations, writer
+from reprscope.representations.views import View
+from reprscope.runtime.errors import UserError
 from reprscope.tasks import _pictures, token_maps, token_similarity
-from reprscope.views import View
 from support.fakes import FakeAnnotations, FakeRepresentations
 
 NOISE = {"amount": 0.3, "seed": 1}

@@ -9,15 +9,16 @@ import pytest
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline, StableDiffusion3Pipeline
 from diffusers.pipelines.flux.pipeline_flux import calculate_shift
-from reprscope import prompts
-from reprscope.errors import UserError
-from reprscope.extraction import Capture
-from reprscope.labels import block_label, in_network_order
-from reprscope.models import denoiser, flow, flux, positions, registry, sd3, t5, text
+from reprscope.base.protocol import Protocol
+from reprscope.models import denoiser, flow, positions, registry, t5, text
 from reprscope.models.denoiser import modules
-from reprscope.models.fetch import make_untrained
+from reprscope.models.families import flux, sd3
+from reprscope.models.hub.fetch import make_untrained
+from reprscope.models.labels import block_label, in_network_order
 from reprscope.models.positions import resolve, spell
-from reprscope.protocol import Protocol
+from reprscope.representations import prompts
+from reprscope.representations.extraction import Capture
+from reprscope.runtime.errors import UserError
 from support import tiny_models
 
 CPU = torch.device("cpu")
@@ -557,5 +558,5 @@ def test_the_names_of_all_families_are_known():
 
 def test_an_unknown_family_is_answered_with_the_families():
     assert denoiser.family("sd3") is sd3
-    with pytest.raises(UserError, match=r"no model family vae: use one of flux, sd3, unet\."):
+    with pytest.raises(UserError, match=r"no model family 'vae': use one of flux, sd3, unet\."):
         denoiser.family("vae")

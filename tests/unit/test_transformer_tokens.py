@@ -6,10 +6,10 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-from reprscope.coordinates import Affine
-from reprscope.extraction import Capture
-from reprscope.models import sd3
-from reprscope.protocol import Protocol
+from reprscope.base.protocol import Protocol
+from reprscope.models.families import sd3
+from reprscope.representations.coordinates import Affine
+from reprscope.representations.extraction import Capture
 from reprscope.tasks import match_norms, norm_similarity, norms, token_groups, token_similarity
 from support import tables, tiny_models
 from support.charts import draw, hover

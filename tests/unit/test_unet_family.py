@@ -11,10 +11,10 @@ from diffusers import (
     EulerAncestralDiscreteScheduler,
     EulerDiscreteScheduler,
 )
-from reprscope.errors import UserError
-from reprscope.extraction import Capture
 from reprscope.models.denoiser import modules
-from reprscope.models.unet import encode_prompts, positions
+from reprscope.models.families.unet import encode_prompts, positions
+from reprscope.representations.extraction import Capture
+from reprscope.runtime.errors import UserError
 from support import tiny_unets
 from support.embedded import load_unet
 from torch.nn.attention import SDPBackend, sdpa_kernel

@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
-from reprscope.data import sources, uniform
+from reprscope.data import sources
 from reprscope.data.canonical import check, decode
-from reprscope.errors import UserError
+from reprscope.data.sources import uniform
+from reprscope.runtime.errors import UserError
 
 
 def test_all_images_have_the_one_colour_and_names_of_their_own():

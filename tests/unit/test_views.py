@@ -4,11 +4,11 @@ import polars as pl
 import pytest
 import skimage.data
 import torch
-from reprscope.coordinates import Affine
 from reprscope.data.canonical import encode_png
-from reprscope.encoding import encode
-from reprscope.errors import UserError
-from reprscope.views import View, channel_mix, overlay, pixel_noise
+from reprscope.representations.coordinates import Affine
+from reprscope.representations.encoding import encode
+from reprscope.representations.views import View, channel_mix, overlay, pixel_noise
+from reprscope.runtime.errors import UserError
 
 
 def picture(height=6, width=9, seed=0) -> np.ndarray:

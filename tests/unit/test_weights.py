@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 import report
 import torch
-from reprscope import prompts, provenance
-from reprscope.errors import UserError
-from reprscope.models import denoiser, fetch, text, vae
+from reprscope.base import provenance
+from reprscope.models import denoiser, text, vae
+from reprscope.models.hub import fetch
 from reprscope.models.parts import check_part, load_part
+from reprscope.representations import prompts
+from reprscope.runtime.errors import UserError
 from safetensors.torch import load_file, save_file
 from support import tiny_models, tiny_unets
 from support.damage import KINDS, damages, left_out, rewrite

@@ -5,7 +5,7 @@ import shutil
 
 import numpy as np
 import polars as pl
-from reprscope.store import Representations
+from reprscope.representations.store import Representations
 
 STORES = "results/representations/creatures/identity/nano-sd/64px_empty_t{}_seed0_standard/blocks"
 

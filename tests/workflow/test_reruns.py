@@ -58,15 +58,27 @@ CHANGES = {
         {},
     ),
     "a message of the store": (
-        [("workflow_scripts/reprscope/store.py", "values that are not finite", "wrong values")],
+        [
+            (
+                "workflow_scripts/reprscope/representations/store.py",
+                "values that are not finite",
+                "wrong values",
+            )
+        ],
         {},
     ),
     "a sentence of the report": (
-        [("workflow_scripts/reprscope/findings.py", "With noise seed", "For noise seed")],
+        [("workflow_scripts/reprscope/report/findings.py", "With noise seed", "For noise seed")],
         {"report": 1},
     ),
     "a docstring of the store": (
-        [("workflow_scripts/reprscope/store.py", '"""Token grid of', '"""The token grid of')],
+        [
+            (
+                "workflow_scripts/reprscope/representations/store.py",
+                '"""Token grid of',
+                '"""The token grid of',
+            )
+        ],
         {},
     ),
     "one more dataset": (

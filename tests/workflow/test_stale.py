@@ -8,7 +8,7 @@ import h5py
 import polars as pl
 import pytest
 from PIL import Image
-from reprscope.frames import write_frame
+from reprscope.runtime.frames import write_frame
 from support import planner
 from support.pictures import smooth_image
 from support.project import environment, jobs

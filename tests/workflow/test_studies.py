@@ -11,12 +11,14 @@ import numpy as np
 import polars as pl
 import pytest
 import summarise
-from reprscope import drawable, figures, published, specs, tasks
-from reprscope.comparison import matches
+from reprscope import figures, published, tasks
+from reprscope.base.parameters import build
 from reprscope.figures.repeated import over
-from reprscope.labels import KEYS
-from reprscope.parameters import build
-from reprscope.study import parse, read
+from reprscope.models.labels import KEYS
+from reprscope.plan import drawable, specs
+from reprscope.plan.comparison import matches
+from reprscope.plan.parse import parse
+from reprscope.plan.read import read
 from support.fakes import FakeAnnotations, FakeRepresentations, pair
 from support.pictures import smooth_image
 from support.project import ROOT, make

@@ -8,13 +8,13 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import polars as pl
 
-from reprscope.errors import UserError
-from reprscope.findings import of_blocks
-from reprscope.labels import block_label
+from reprscope.base.provenance import canonical_json
 from reprscope.models import registry
+from reprscope.models.labels import block_label
 from reprscope.models.registry import Model
-from reprscope.provenance import canonical_json
-from reprscope.shapes import latent_grid, shapes
+from reprscope.representations.shapes import latent_grid, shapes
+from reprscope.runtime.errors import UserError
+from reprscope.tasks._findings import of_blocks
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -72,7 +72,8 @@ def groups(
     Returns
     -------
     list of (names, resolution, table)
-        In the order of ``models``; the table is that of :func:`reprscope.shapes.shapes`.
+        In the order of ``models``; the table is that of
+        :func:`reprscope.representations.shapes.shapes`.
     """
     computed: dict[str, pl.DataFrame] = {}
     found: list[tuple[list[str], int, pl.DataFrame]] = []

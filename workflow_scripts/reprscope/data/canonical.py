@@ -43,11 +43,12 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from reprscope import checksums, shards
-from reprscope.errors import UserError
-from reprscope.files import atomic
-from reprscope.frames import read_frame, write_frame
-from reprscope.store import reserve
+from reprscope.base import shards
+from reprscope.runtime import checksums
+from reprscope.runtime.disk import reserve
+from reprscope.runtime.errors import UserError
+from reprscope.runtime.files import atomic
+from reprscope.runtime.frames import read_frame, write_frame
 
 logger = logging.getLogger(__name__)
 

@@ -11,10 +11,10 @@ import polars as pl
 from reprscope.data import counts
 from reprscope.data.canonical import IMAGES_SCHEMA, Dataset
 from reprscope.data.hub import HubDataset, check_name, sample
-from reprscope.data.huggingface import image_rows
 from reprscope.data.record import Record
 from reprscope.data.shares import check_shares, divide, say_division
-from reprscope.errors import UserError
+from reprscope.data.sources.huggingface import image_rows
+from reprscope.runtime.errors import UserError
 
 COUNTED = ("train_images", "test_images")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from reprscope.errors import UserError
+from reprscope.runtime.errors import UserError
 
 
 def check_keys(expected: Mapping[str, int], known: Iterable[str]) -> None:

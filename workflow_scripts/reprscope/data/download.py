@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
-from reprscope.errors import UserError
-from reprscope.progress import progress
+from reprscope.runtime.errors import UserError
+from reprscope.runtime.progress import progress
 
 if TYPE_CHECKING:
     import requests

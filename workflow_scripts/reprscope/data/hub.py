@@ -17,10 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from reprscope.base.seeds import item_seed
 from reprscope.data.record import printable
 from reprscope.data.texts import label_text, text_or_none
-from reprscope.errors import UserError
-from reprscope.seeds import item_seed
+from reprscope.runtime.errors import UserError
 
 logger = logging.getLogger(__name__)
 

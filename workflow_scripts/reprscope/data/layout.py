@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from reprscope.data.record import printable
-from reprscope.errors import UserError
+from reprscope.runtime.errors import UserError
 
 #: Words that name a split.
 WORDS = {

@@ -22,7 +22,7 @@ from reprscope.data.canonical import SPLITS
 from reprscope.data.layout import WORDS, split_word
 from reprscope.data.record import listed, printable
 from reprscope.data.texts import label_text, text_or_none
-from reprscope.errors import UserError
+from reprscope.runtime.errors import UserError
 
 COLUMNS = ("file_name", "label", "caption", "text", "split")
 

@@ -36,7 +36,7 @@ from numpy.typing import NDArray
 
 from reprscope.data.canonical import encode_png
 from reprscope.data.record import Record, printable
-from reprscope.errors import UserError
+from reprscope.runtime.errors import UserError
 
 if TYPE_CHECKING:
     from PIL import Image as Pillow

@@ -6,9 +6,9 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
 
+from reprscope.base.seeds import item_seed
 from reprscope.data.record import Record, listed
-from reprscope.errors import UserError
-from reprscope.seeds import item_seed
+from reprscope.runtime.errors import UserError
 
 _SPLITS = ("train", "validation", "test")
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from reprscope.data.pictures import SUFFIXES
-from reprscope.errors import UserError
+from reprscope.runtime.errors import UserError
 
 #: Tables beside images, as Hugging Face's imagefolder names them.
 METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")

@@ -1,24 +1,20 @@
 """Figures: one module per kind, each a table in and an Altair chart out.
 
-A kind is a module of this package with ``Options`` (a frozen dataclass of its settings),
-``needs(options)``, ``draw(table, options, theme)`` and ``caption(table, options)``. To add one, add
-a file.
+A kind is a module of :mod:`reprscope.figures.kinds` with ``Options`` (a frozen dataclass of its
+settings), ``needs(options)``, ``draw(table, options, theme)`` and ``caption(table, options)``. To
+add one, add a file.
 """
 
 from __future__ import annotations
 
-import pkgutil
 from collections.abc import Sequence
-from importlib import import_module
-from typing import Any, Protocol, cast
+from typing import Any, Final, Protocol
 
 import altair as alt
 import polars as pl
 
-from reprscope.errors import UserError, perhaps
+from reprscope.base.plugins import Plugins
 from reprscope.figures.theme import Theme
-
-SUPPORT = frozenset({"frames", "maps", "render", "repeated", "theme"})
 
 
 class Figure(Protocol):
@@ -36,22 +32,6 @@ class Figure(Protocol):
         """Say what the figure shows, and over how many images or pairs."""
 
 
-def kinds() -> list[str]:
-    """Names of all kinds of figures."""
-    return sorted(m.name for m in pkgutil.iter_modules(__path__) if m.name not in SUPPORT)
-
-
-def load(kind: str) -> Figure:
-    """Return the module of one kind of figure.
-
-    Raises
-    ------
-    UserError
-        If there is no such kind; lists those that exist.
-    """
-    if kind not in kinds():
-        raise UserError(
-            f"There is no figure kind {kind!r}: choose one of "
-            f"{', '.join(kinds())}{perhaps(kind, kinds())}."
-        )
-    return cast(Figure, import_module(f"{__name__}.{kind}"))
+KINDS: Final = Plugins[Figure]("figure kind", "reprscope.figures.kinds")
+available = KINDS.names
+load = KINDS.get

@@ -10,9 +10,9 @@ import altair as alt
 import polars as pl
 
 from reprscope import published
-from reprscope.errors import UserError
 from reprscope.figures.theme import Theme
-from reprscope.labels import KEYS
+from reprscope.models.labels import KEYS
+from reprscope.runtime.errors import UserError
 
 MANY = 17
 """Lines of more blocks would hide each other: their legend stands below, and bands are left out."""

@@ -19,10 +19,10 @@ import polars as pl
 from numpy.typing import NDArray
 from PIL import Image
 
-from reprscope.errors import UserError
 from reprscope.figures import frames
 from reprscope.figures.render import HOVER
 from reprscope.figures.theme import Theme
+from reprscope.runtime.errors import UserError
 
 DIGITS = 4
 

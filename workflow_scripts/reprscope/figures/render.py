@@ -18,8 +18,8 @@ from typing import Any
 import altair as alt
 import vl_convert
 
-from reprscope.checksums import PLACE, fill
-from reprscope.files import atomic, write_text
+from reprscope.runtime.checksums import PLACE, fill
+from reprscope.runtime.files import atomic, write_text
 
 HOVER = "hover_"
 PNG_SCALE = 2

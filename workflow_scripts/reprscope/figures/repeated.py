@@ -11,9 +11,9 @@ from typing import Any, Final
 
 import polars as pl
 
-from reprscope.errors import UserError
 from reprscope.figures import frames
-from reprscope.labels import KEYS, block_label, words
+from reprscope.models.labels import KEYS, block_label, words
+from reprscope.runtime.errors import UserError
 
 NOTE: Final = "intervals_over"
 """Column that says over what the intervals of a table are, such as ``5 noise seeds``."""

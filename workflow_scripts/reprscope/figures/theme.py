@@ -12,8 +12,8 @@ import altair as alt
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from reprscope.errors import UserError
-from reprscope.labels import block_of, in_network_order
+from reprscope.models.labels import block_of, in_network_order
+from reprscope.runtime.errors import UserError
 
 UNET_BLOCKS = (
     "conv_in",

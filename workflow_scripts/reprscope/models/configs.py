@@ -15,8 +15,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from reprscope.errors import UserError
 from reprscope.models import schedulers
+from reprscope.runtime.errors import UserError
 
 if TYPE_CHECKING:
     from reprscope.models.denoiser import Family

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from reprscope.errors import UserError
+from reprscope.base.plugins import Plugins
+from reprscope.runtime.errors import UserError
 
 if TYPE_CHECKING:
     import torch
 
-    import reprscope.protocol
+    import reprscope.base.protocol
     from reprscope.models import schedulers
     from reprscope.models.text import Reader
 
@@ -165,7 +165,7 @@ class Family(Protocol):
         *,
         dtype: torch.dtype,
         device: torch.device,
-        protocol: reprscope.protocol.Protocol,
+        protocol: reprscope.base.protocol.Protocol,
         upcast_attention: bool,
     ) -> Denoiser:
         """Load the denoiser alone, to run under a protocol.
@@ -174,24 +174,9 @@ class Family(Protocol):
         """
 
 
-def family(name: str) -> Family:
-    """Family by name.
-
-    Raises
-    ------
-    UserError
-        If there is none of that name.
-    """
-    known = families()
-    if name not in known:
-        raise UserError(f"There is no model family {name}: use one of {', '.join(known)}.")
-    return cast(Family, importlib.import_module(f"reprscope.models.{name}"))
-
-
-def families() -> list[str]:
-    """Names of the families: the modules beside this one that name their ``COMPONENT``."""
-    modules = sorted(Path(__file__).parent.glob("*.py"))
-    return [path.stem for path in modules if "\nCOMPONENT = " in path.read_text(encoding="utf-8")]
+FAMILIES: Final = Plugins[Family]("model family", "reprscope.models.families")
+families = FAMILIES.names
+family = FAMILIES.get
 
 
 def to_grid(position: str, stream: torch.Tensor, grid: Grid) -> torch.Tensor:

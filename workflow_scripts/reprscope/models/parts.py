@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from reprscope.errors import UserError
 from reprscope.models import configs, weights
+from reprscope.runtime.errors import UserError
 
 if TYPE_CHECKING:
     import torch

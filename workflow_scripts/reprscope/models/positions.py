@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from itertools import groupby
 
-from reprscope.errors import UserError
+from reprscope.runtime.errors import UserError
 
 _LABELS = (
     (re.compile(r"^conv[-_]in$"), "conv_in"),

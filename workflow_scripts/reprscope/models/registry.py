@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import yaml
 
-from reprscope.errors import UserError
+from reprscope.runtime.errors import UserError
 
 FILE = Path(__file__).with_name("registry.yaml")
 

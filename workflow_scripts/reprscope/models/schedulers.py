@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final, Literal
 
-from reprscope.errors import UserError
+from reprscope.runtime.errors import UserError
 
 FILE: Final = "scheduler/scheduler_config.json"
 

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from reprscope.errors import UserError
 from reprscope.models.flow import FlowSchedule
 from reprscope.models.parts import load_part
+from reprscope.runtime.errors import UserError
 
 if TYPE_CHECKING:
     import torch

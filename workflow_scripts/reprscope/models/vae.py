@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from reprscope.base.protocol import Pixels
 from reprscope.models import configs
 from reprscope.models.parts import load_part
-from reprscope.protocol import Pixels
 
 Posterior = tuple[NDArray[np.float32], NDArray[np.float32]]
 """Mean and logarithm of the variance, (batch, h, w, channels) each."""
@@ -44,7 +44,7 @@ class VAE:
         ----------
         images : array, (batch, height, width, 3), uint8
         pixels : {"symmetric", "unit"}
-            Range that 0 to 255 is scaled to; see :class:`reprscope.protocol.Protocol`.
+            Range that 0 to 255 is scaled to; see :class:`reprscope.base.protocol.Protocol`.
 
         Returns
         -------

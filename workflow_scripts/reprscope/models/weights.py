@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from reprscope.errors import UserError
-from reprscope.models import layout
+from reprscope.models.hub import layout
+from reprscope.runtime.errors import UserError
 
 if TYPE_CHECKING:
     import torch

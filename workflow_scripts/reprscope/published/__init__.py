@@ -1,7 +1,7 @@
 """What the thesis and the paper report, and the same values beside those of a study.
 
 The values are in ``values``: CSVs, and an index that says for each part of them where it stands and
-what measures the same. :mod:`reprscope.comparison` finds the parts that a study
+what measures the same. :mod:`reprscope.plan.comparison` finds the parts that a study
 measures again; this module reads values and sets them beside the rows of a table.
 """
 
@@ -16,8 +16,8 @@ from typing import Any
 import polars as pl
 import yaml
 
-from reprscope.errors import UserError
-from reprscope.parameters import build
+from reprscope.base.parameters import build
+from reprscope.runtime.errors import UserError
 
 VALUES = Path(__file__).parent / "values"
 """Folder with the published values."""

@@ -7,11 +7,10 @@ whose names start with an underscore hold what several tasks share.
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from reprscope.errors import UserError, perhaps
+from reprscope.base.plugins import Plugins
+from reprscope.runtime.errors import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
     import polars as pl
 
     from reprscope.data.canonical import Annotations
-    from reprscope.store import Representations
+    from reprscope.representations.store import Representations
 
 
 CHANGES = ("dataset", "view", "resolution", "prompt", "timestep", "seed", "protocol")
@@ -70,38 +69,16 @@ class Task(Protocol):
     # Optional: ``companions(parameters)``, see :func:`companions`; ``needs(parameters)``, see
     # :func:`needs`; ``relate(table, parameters)``,
     # which adds to an experiment's table what follows from several measurements together, by the
-    # parameters of each task; ``findings(table)``, see :mod:`reprscope.findings`;
+    # parameters of each task; ``findings(table)``, see :mod:`reprscope.tasks._findings`;
     # ``minutes(parameters, positions)``, see :func:`minutes`.
 
     def summarise(self, measurements: pl.DataFrame, parameters: Any, /) -> pl.DataFrame:
         """Aggregate measurements, with intervals, keeping the column ``position``."""
 
 
-def available() -> tuple[str, ...]:
-    """Names of all task kinds, sorted."""
-    names = (module.name for module in pkgutil.iter_modules(__path__))
-    return tuple(sorted(name for name in names if not name.startswith("_")))
-
-
-def load(kind: str) -> Task:
-    """Import a task.
-
-    Parameters
-    ----------
-    kind
-        Name of the task, one of :func:`available`.
-
-    Raises
-    ------
-    UserError
-        If there is no such task.
-    """
-    kinds = available()
-    if kind not in kinds:
-        raise UserError(
-            f"There is no task kind '{kind}'; use one of: {', '.join(kinds)}{perhaps(kind, kinds)}."
-        )
-    return cast("Task", importlib.import_module(f"{__name__}.{kind}"))
+KINDS: Final = Plugins[Task]("task kind", "reprscope.tasks")
+available = KINDS.names
+load = KINDS.get
 
 
 def needs(kind: str, parameters: Any) -> frozenset[str]:

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import numpy as np
 import polars as pl
 
-from reprscope.degradations import starts
-from reprscope.labels import KEYS, block_label
+from reprscope.measures.statistics import SIGNIFICANT, Estimate, holm
+from reprscope.models.labels import KEYS, block_label
 from reprscope.models.positions import blocks
-from reprscope.statistics import SIGNIFICANT, Estimate, holm
+from reprscope.representations.degradations import starts
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -59,18 +59,16 @@ def with_changes(
     alike : str
         Column in which a view agrees with the undegraded one if both show the same items.
     further : tuple of str
-        Columns, beside :data:`reprscope.labels.KEYS`, that tell rows apart.
+        Columns, beside :data:`reprscope.models.labels.KEYS`, that tell rows apart.
     mean : callable
         From a row of ``scores`` and (items, columns) values of its items, their mean with the
         error that the items' dependence gives it.
 
-    Returns
-    -------
-    The table with ``change``, the score relative to that of the view from which a degradation
-    starts (:func:`reprscope.degradations.start_of`), minus 1, at least -1; ``change_low`` and
-    ``change_high``, its 95 % interval; ``change_apart_p``, see :func:`apart`, among the positions
-    that were measured under the same conditions. Null in rows without such a view, and in those of
-    that view itself.
+    Returns ------- The table with ``change``, the score relative to that of the view from which a
+    degradation starts (:func:`reprscope.representations.degradations.start_of`), minus 1, at least
+    -1; ``change_low`` and ``change_high``, its 95 % interval; ``change_apart_p``, see
+    :func:`apart`, among the positions that were measured under the same conditions. Null in rows
+    without such a view, and in those of that view itself.
     """
     keys = [key for key in (*KEYS, *further) if key in table.columns and key != "view"]
     start = starts(table["view"].unique(maintain_order=True).to_list())

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from reprscope.similarity import normalise
+from reprscope.measures.similarity import normalise
 from reprscope.tasks._matching import Frames, Maps, Queries, to_float32
 from reprscope.tasks._readout import Blend, expected_place, middles
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from reprscope.errors import UserError
-from reprscope.similarity import concatenate, normalise
+from reprscope.measures.similarity import concatenate, normalise
+from reprscope.runtime.errors import UserError
 from reprscope.tasks._matching import Reader, Stored, to_float32
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from reprscope.store import Representations
+    from reprscope.representations.store import Representations
 
     Float32 = NDArray[np.float32]
 

@@ -19,16 +19,16 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import numpy as np
 
-from reprscope.coordinates import Offset, token_index
-from reprscope.errors import UserError
-from reprscope.similarity import BLOCK, nearest, normalise
+from reprscope.measures.similarity import BLOCK, nearest, normalise
+from reprscope.representations.coordinates import Offset, token_index
+from reprscope.runtime.errors import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from numpy.typing import DTypeLike, NDArray
 
-    from reprscope.store import Representations
+    from reprscope.representations.store import Representations
 
     Floats = NDArray[np.float64]
     Ints = NDArray[np.int64]
@@ -156,7 +156,7 @@ class Stored:
     """Token maps of a store at one position, as they are.
 
     With ``measured``, tokens lie where they were measured to lie, not in the middle of their
-    squares (:mod:`reprscope.offsets`).
+    squares (:mod:`reprscope.representations.offsets`).
     """
 
     def __init__(

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import polars as pl
 
+from reprscope.base.parameters import check_whole
 from reprscope.data.canonical import encode_png
-from reprscope.errors import UserError
-from reprscope.parameters import check_whole
+from reprscope.representations.views import View
+from reprscope.runtime.errors import UserError
 from reprscope.tasks import PICTURE
-from reprscope.views import View
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from reprscope.data.canonical import Annotations
-    from reprscope.store import Representations
+    from reprscope.representations.store import Representations
 
 
 @dataclass(frozen=True, kw_only=True)

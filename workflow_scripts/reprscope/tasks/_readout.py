@@ -23,13 +23,13 @@ from typing import TYPE_CHECKING, Final, Literal
 
 import numpy as np
 
-from reprscope.similarity import BLOCK, normalise
+from reprscope.measures.similarity import BLOCK, normalise
 from reprscope.tasks._matching import CENTRED, Maps, Queries
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from reprscope.coordinates import Offset
+    from reprscope.representations.coordinates import Offset
 
     Floats = NDArray[np.float64]
     Ints = NDArray[np.int64]

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from reprscope.errors import UserError
-from reprscope.seeds import item_seed
+from reprscope.base.seeds import item_seed
+from reprscope.runtime.errors import UserError
 from reprscope.tasks._pictures import finite_tokens
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from reprscope.store import Representations
+    from reprscope.representations.store import Representations
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,10 @@
 """How many tokens stand out by their norm, and how high it is over the layers.
 
 Thesis, figure 24, and the bottom row of the paper's figure 2. Patches are found at one position, by
-a robust rule or a file of labels (:mod:`reprscope.anomalies`), and followed through all layers: the
-mean norm of a patch's tokens over the mean norm of all tokens of its map. The published curves rest
-on labels by hand; their bands are one standard deviation of the labels, here 95 % intervals of the
-mean, over images.
+a robust rule or a file of labels (:mod:`reprscope.measures.anomalies`), and followed through all
+layers: the mean norm of a patch's tokens over the mean norm of all tokens of its map. The published
+curves rest on labels by hand; their bands are one standard deviation of the labels, here 95 %
+intervals of the mean, over images.
 
 Where patches are found by their norm, the norm is high there by selection. The token of the highest
 norm of every image is measured beside them, found at the same position without a threshold: it is
@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import polars as pl
 
-from reprscope.anomalies import (
+from reprscope.measures.anomalies import (
     AGREEMENT,
     OUTCOMES,
     PATCHES,
@@ -43,17 +43,17 @@ from reprscope.anomalies import (
     scores,
     standing_out,
 )
-from reprscope.errors import UserError
-from reprscope.findings import CONDITION, Findings, interval, told_apart
-from reprscope.labels import block_label
-from reprscope.statistics import FEWEST_UNITS, SIGNIFICANT, holm, ratio
+from reprscope.measures.statistics import FEWEST_UNITS, SIGNIFICANT, holm, ratio
+from reprscope.models.labels import block_label
+from reprscope.runtime.errors import UserError
+from reprscope.tasks._findings import CONDITION, Findings, interval, told_apart
 from reprscope.tasks._pictures import finite_tokens, frame
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from reprscope.data.canonical import Annotations
-    from reprscope.store import Representations
+    from reprscope.representations.store import Representations
 
 NEEDS: Final[frozenset[str]] = frozenset()
 STORES: Final = frozenset({"tokens"})
@@ -171,16 +171,14 @@ def measure(
     parameters
         How patches are found.
 
-    Returns
-    -------
-    One row for each patch and position: ``position``, ``group`` (``anomalies`` or ``highest norm``,
-    the token of the highest norm of each image), ``detected`` (position that decided, or
-    ``labels``), ``image_id``, ``row``, ``col`` on a grid of ``height`` x ``width`` tokens,
-    ``score`` (null for labels), ``relative_norm``, ``provenance`` (what a file of labels states).
-    And one row for each image and ``threshold``, with null ``group``, the position that the rule
-    looks at, and the grid: the numbers of tokens that stand out ``above`` and ``below``, and with
-    a file of labels those of each of :data:`reprscope.anomalies.OUTCOMES`, on the grid where the
-    rule looks.
+    Returns ------- One row for each patch and position: ``position``, ``group`` (``anomalies`` or
+    ``highest norm``, the token of the highest norm of each image), ``detected`` (position that
+    decided, or ``labels``), ``image_id``, ``row``, ``col`` on a grid of ``height`` x ``width``
+    tokens, ``score`` (null for labels), ``relative_norm``, ``provenance`` (what a file of labels
+    states). And one row for each image and ``threshold``, with null ``group``, the position that
+    the rule looks at, and the grid: the numbers of tokens that stand out ``above`` and ``below``,
+    and with a file of labels those of each of :data:`reprscope.measures.anomalies.OUTCOMES`, on the
+    grid where the rule looks.
 
     Raises
     ------
@@ -293,7 +291,7 @@ def summarise(measurements: pl.DataFrame, parameters: Parameters) -> pl.DataFram
     as many as those with more below (one-sided sign test). "agreement", with a file of labels:
     ``score`` (``precision``, ``recall``, ``IoU``, ``kappa``). ``chosen`` marks the
     threshold of the rule. Intervals are null for fewer than
-    :data:`~reprscope.statistics.FEWEST_UNITS` images.
+    :data:`~reprscope.measures.statistics.FEWEST_UNITS` images.
     """
     images = measurements.filter(pl.col("group").is_null()).sort("threshold", "image_id")
     common = {
@@ -366,7 +364,7 @@ def sign_test(differences: Sequence[int] | np.ndarray[Any, Any]) -> float | None
     """One-sided p-value that positive differences are no likelier than negative ones.
 
     Exact, by the binomial distribution of the signs; those of 0 do not count. None with fewer than
-    :data:`~reprscope.statistics.FEWEST_UNITS` images altogether.
+    :data:`~reprscope.measures.statistics.FEWEST_UNITS` images altogether.
     """
     from scipy import stats
 

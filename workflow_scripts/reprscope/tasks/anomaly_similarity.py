@@ -4,10 +4,10 @@ Thesis, section 5.3.2: in ``up[1]`` of SD-1.5 labelled tokens have a mean cosine
 those at the same corner of their 2 x 2 patches one of 0.92, and all tokens one of 0.055. So
 anomalies have a direction in common, and each corner one of its own.
 
-Patches are those of :mod:`reprscope.anomalies`. On a layer whose grid has several tokens for each
-patch, all of them count, and pairs "at the same corner" are those at the same place in their
-patches; elsewhere a patch counts by the mean of what it covers. Pairs are of different images, so
-that neighbours within one do not count.
+Patches are those of :mod:`reprscope.measures.anomalies`. On a layer whose grid has several tokens
+for each patch, all of them count, and pairs "at the same corner" are those at the same place in
+their patches; elsewhere a patch counts by the mean of what it covers. Pairs are of different
+images, so that neighbours within one do not count.
 
 A mean over pairs of images is a U-statistic. Its error follows from what each image adds to it, and
 not from the number of pairs: the jackknife's, one image with all its pairs left out at a time
@@ -23,10 +23,10 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import polars as pl
 
-from reprscope.anomalies import Detection, find, patch_means
-from reprscope.findings import CONDITION, Findings, told_apart, where
-from reprscope.similarity import normalise
-from reprscope.statistics import SIGNIFICANT, Estimate, holm, mean
+from reprscope.measures.anomalies import Detection, find, patch_means
+from reprscope.measures.similarity import normalise
+from reprscope.measures.statistics import SIGNIFICANT, Estimate, holm, mean
+from reprscope.tasks._findings import CONDITION, Findings, told_apart, where
 from reprscope.tasks._pictures import finite_tokens, frame
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from reprscope.data.canonical import Annotations
-    from reprscope.store import Representations
+    from reprscope.representations.store import Representations
 
     Float = NDArray[np.float64]
 
@@ -198,7 +198,7 @@ def summarise(measurements: pl.DataFrame, parameters: Parameters) -> pl.DataFram
     without any), ``low``, ``high``, ``over_all`` (difference to that of all tokens) with its
     interval ``over_low``, ``over_high``, ``p`` of the null that it is not above 0 (one-sided
     t-test, not adjusted), ``images`` (with a pair), ``patches``. Intervals and ``p`` are null for
-    fewer than :data:`~reprscope.statistics.FEWEST_UNITS` images with a pair.
+    fewer than :data:`~reprscope.measures.statistics.FEWEST_UNITS` images with a pair.
     """
     rows = []
     for position in measurements["position"].unique(maintain_order=True):

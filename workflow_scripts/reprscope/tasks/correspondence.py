@@ -76,19 +76,19 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import polars as pl
 
-from reprscope.degradations import BLIND, last_steps
-from reprscope.errors import UserError
-from reprscope.findings import Findings, best, interval, superlative, told_apart
-from reprscope.labels import KEYS, words
-from reprscope.metrics import correct, pck, random_correct, same_place_in_box
+from reprscope.base.parameters import check_whole
+from reprscope.base.protocol import Coordinates
+from reprscope.measures.metrics import correct, pck, random_correct, same_place_in_box
+from reprscope.measures.statistics import SIGNIFICANT, Estimate, holm
+from reprscope.models.labels import KEYS, words
 from reprscope.models.positions import spell
-from reprscope.parameters import check_whole
-from reprscope.protocol import Coordinates
-from reprscope.statistics import SIGNIFICANT, Estimate, holm
+from reprscope.representations.degradations import BLIND, last_steps
+from reprscope.runtime.errors import UserError
 from reprscope.tasks import CHANGES
 from reprscope.tasks._changes import APART, holding, losses, with_changes
 from reprscope.tasks._combining import Combine, Member, Rule, search_combined, unique_points
 from reprscope.tasks._derived import Derived, Projected, principal_components
+from reprscope.tasks._findings import Findings, best, interval, superlative, told_apart
 from reprscope.tasks._keypoints import (
     COLUMNS,
     CORNERS,
@@ -116,7 +116,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from reprscope.data.canonical import Annotations
-    from reprscope.store import Representations
+    from reprscope.representations.store import Representations
 
 NEEDS: Final = frozenset({"pairs"})
 STORES: Final = frozenset({"tokens"})
@@ -341,10 +341,11 @@ def measure(
     parameters
         Settings of the measure; what is measured depends on those of a variant alone.
     coordinates : {"centred", "measured", "integer"}
-        With ``measured``, tokens lie where they were measured to lie (:mod:`reprscope.offsets`),
-        otherwise in the middle of their squares. With ``integer``, all coordinates and sizes in the
-        rows of ``cosine`` (and ``plain``) are in pixels of the encoded images, points and boxes cut
-        to whole ones (towards zero), as in the thesis.
+        With ``measured``, tokens lie where they were measured to lie
+        (:mod:`reprscope.representations.offsets`), otherwise in the middle of their squares. With
+        ``integer``, all coordinates and sizes in the rows of ``cosine`` (and ``plain``) are in
+        pixels of the encoded images, points and boxes cut to whole ones (towards zero), as in the
+        thesis.
     companions
         Representations that :func:`companions` names.
     companion_protocols
@@ -442,15 +443,13 @@ def summarise(measurements: pl.DataFrame, parameters: Parameters) -> pl.DataFram
     parameters
         Settings of the measure.
 
-    Returns
-    -------
-    ``position``, ``split``, ``estimator``, ``alpha``, ``average`` (``point``, ``pair``,
-    ``category``; see :func:`reprscope.metrics.pck`), ``points``, ``pairs``, ``pck``, ``low``,
-    ``high``; of a variant's ``cosine`` ``gain``, ``gain_low``, ``gain_high``, the difference to
-    ``plain`` on the same pairs, and ``gain_p``, the p value of no difference, null elsewhere;
-    what :func:`relate` needs of every pair. Intervals and p values are null with too few images
-    (:data:`reprscope.statistics.FEWEST_UNITS`). The estimators without features are repeated at
-    every position.
+    Returns ------- ``position``, ``split``, ``estimator``, ``alpha``, ``average`` (``point``,
+    ``pair``, ``category``; see :func:`reprscope.measures.metrics.pck`), ``points``, ``pairs``,
+    ``pck``, ``low``, ``high``; of a variant's ``cosine`` ``gain``, ``gain_low``, ``gain_high``, the
+    difference to ``plain`` on the same pairs, and ``gain_p``, the p value of no difference, null
+    elsewhere; what :func:`relate` needs of every pair. Intervals and p values are null with too few
+    images (:data:`reprscope.measures.statistics.FEWEST_UNITS`). The estimators without features are
+    repeated at every position.
     """
     positions = measurements["position"].drop_nulls().unique(maintain_order=True).to_list()
     alphas = parameters.alphas
@@ -524,7 +523,7 @@ def relate(table: pl.DataFrame, parameters: Mapping[str, Parameters]) -> pl.Data
     degradation starts, minus 1, on the same pairs; ``change_low``, ``change_high``, its 95 %
     interval over images; ``change_apart_p`` (see :func:`reprscope.tasks._changes.with_changes`).
     Null without such a view, if it shows other keypoints, and at positions that do not find more
-    there than :data:`reprscope.degradations.BLIND` does.
+    there than :data:`reprscope.representations.degradations.BLIND` does.
     """
     del parameters
     table = _corrected(table)
@@ -858,7 +857,7 @@ def findings(table: pl.DataFrame) -> Findings:
 
     A variant is said to gain only if its gain holds after Holm's correction for all that the
     experiment tried (:func:`relate`). Of the steps of one degradation (see
-    :mod:`reprscope.degradations`) the last is told, with what it costs.
+    :mod:`reprscope.representations.degradations`) the last is told, with what it costs.
     """
     alphas = table["alpha"].unique().sort()
     alpha = alphas[int((alphas - 0.1).abs().arg_min() or 0)]

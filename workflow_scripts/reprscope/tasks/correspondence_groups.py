@@ -19,16 +19,16 @@ from typing import TYPE_CHECKING, Any, Final
 
 import polars as pl
 
-from reprscope.errors import UserError
-from reprscope.findings import Findings, best, interval, told_apart, where
-from reprscope.metrics import pck
-from reprscope.protocol import Coordinates
+from reprscope.base.protocol import Coordinates
+from reprscope.measures.metrics import pck
+from reprscope.runtime.errors import UserError
 from reprscope.tasks import correspondence
+from reprscope.tasks._findings import Findings, best, interval, told_apart, where
 from reprscope.tasks._keypoints import SPLITS
 
 if TYPE_CHECKING:
     from reprscope.data.canonical import Annotations
-    from reprscope.store import Representations
+    from reprscope.representations.store import Representations
 
 NEEDS: Final = correspondence.NEEDS
 STORES: Final = correspondence.STORES

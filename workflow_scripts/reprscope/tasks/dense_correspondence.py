@@ -16,22 +16,22 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 import numpy as np
 import polars as pl
 
-from reprscope.coordinates import Affine, token_centre, token_index
-from reprscope.degradations import last_steps, starts
-from reprscope.errors import UserError
-from reprscope.findings import Findings, interval
-from reprscope.labels import KEYS, block_label
-from reprscope.similarity import nearest, normalise
-from reprscope.statistics import mean
+from reprscope.measures.similarity import nearest, normalise
+from reprscope.measures.statistics import mean
+from reprscope.models.labels import KEYS, block_label
+from reprscope.representations.coordinates import Affine, token_centre, token_index
+from reprscope.representations.degradations import last_steps, starts
+from reprscope.runtime.errors import UserError
 from reprscope.tasks import PICTURE
 from reprscope.tasks._changes import CHANGE, apart, counted, holding, losses, with_changes
+from reprscope.tasks._findings import Findings, interval
 from reprscope.tasks._pictures import Choice, choose, encoded_png, finite_tokens, frame
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from reprscope.data.canonical import Annotations
-    from reprscope.store import Representations
+    from reprscope.representations.store import Representations
 
     Float32 = NDArray[np.float32]
     Float64 = NDArray[np.float64]
@@ -537,14 +537,13 @@ def summarise(measurements: pl.DataFrame, parameters: Parameters) -> pl.DataFram
     parameters
         Settings of the task.
 
-    Returns
-    -------
-    Rows of ``kind`` "score", one for each position: ``images``, ``tokens`` in all of them;
-    ``accuracy`` (mean over images of the share of tokens that are correct), ``low``, ``high``;
-    ``within_one``, ``within_one_low``, ``within_one_high``; mean ``error`` in pixels; ``chance``,
-    the accuracy of a token drawn at random; ``shares``, of correct tokens in each image, by name.
-    Intervals are null with too few images (:data:`reprscope.statistics.FEWEST_UNITS`). Then the
-    rows of ``kind`` "image" and "map".
+    Returns ------- Rows of ``kind`` "score", one for each position: ``images``, ``tokens`` in all
+    of them; ``accuracy`` (mean over images of the share of tokens that are correct), ``low``,
+    ``high``; ``within_one``, ``within_one_low``, ``within_one_high``; mean ``error`` in pixels;
+    ``chance``, the accuracy of a token drawn at random; ``shares``, of correct tokens in each
+    image, by name. Intervals are null with too few images
+    (:data:`reprscope.measures.statistics.FEWEST_UNITS`). Then the rows of ``kind`` "image" and
+    "map".
     """
     del parameters
     scores = measurements.filter(pl.col("kind") == "score").sort("image_id", maintain_order=True)
@@ -615,9 +614,9 @@ def relate(table: pl.DataFrame, parameters: Mapping[str, Parameters]) -> pl.Data
 def findings(table: pl.DataFrame) -> Findings:
     """Which block finds its tokens again, and which loses most, in the strongest of each view.
 
-    Of the steps of one degradation (see :mod:`reprscope.degradations`) the last is told. A position
-    is said to be best, or to lose most or least, only if it differs from every other one after
-    Holm's correction for all that is claimed here.
+    Of the steps of one degradation (see :mod:`reprscope.representations.degradations`) the last is
+    told. A position is said to be best, or to lose most or least, only if it differs from every
+    other one after Holm's correction for all that is claimed here.
     """
     scores = table.filter(pl.col("kind") == "score")
     keys = [key for key in KEYS if key in scores.columns and key != "view"]

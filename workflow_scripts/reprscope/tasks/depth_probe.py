@@ -22,8 +22,8 @@ only beside it. The mean depth of the training images is what a map must beat.
 
 Images of one scene are not independent: intervals are over scenes where the dataset names them.
 
-The error is taken over all pixels, those of corner tokens, of border tokens (without the
-corners) and of anomalous patches (:mod:`reprscope.anomalies`). Each region is measured where it is:
+The error is taken over all pixels, those of corner tokens, of border tokens (without the corners)
+and of anomalous patches (:mod:`reprscope.measures.anomalies`). Each region is measured where it is:
 a token's pixels are those that it covers through the view. The published code takes token indices
 for pixels, so that its curve of anomalies is that of the upper left corner of the image. Pixels
 that have no depth, or that the view does not show, count nowhere.
@@ -39,21 +39,21 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 import numpy as np
 import polars as pl
 
-from reprscope.anomalies import Detection, covered, find
-from reprscope.depth import STRENGTHS, Frame, Moments, aligned, grid_map, huber, ridge
-from reprscope.errors import UserError
-from reprscope.findings import CONDITION, Findings, best, superlative, told_apart
+from reprscope.base.parameters import check_whole
+from reprscope.base.seeds import item_seed
+from reprscope.measures.anomalies import Detection, covered, find
+from reprscope.measures.depth import STRENGTHS, Frame, Moments, aligned, grid_map, huber, ridge
+from reprscope.measures.statistics import SIGNIFICANT, Estimate, Interval, holm
 from reprscope.models.positions import spell
-from reprscope.parameters import check_whole
-from reprscope.seeds import item_seed
-from reprscope.statistics import SIGNIFICANT, Estimate, Interval, holm
+from reprscope.runtime.errors import UserError
+from reprscope.tasks._findings import CONDITION, Findings, best, superlative, told_apart
 from reprscope.tasks._pictures import finite_tokens, frame
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from reprscope.data.canonical import Annotations
-    from reprscope.store import Representations
+    from reprscope.representations.store import Representations
 
     Float = NDArray[np.float64]
     Fit = tuple[Float, float]
@@ -465,19 +465,18 @@ def summarise(measurements: pl.DataFrame, parameters: Parameters) -> pl.DataFram
     parameters
         Settings of the probe.
 
-    Returns
-    -------
-    ``position``, ``split``, ``region``, ``images`` (with pixels of the region), ``scenes`` (of
-    these), ``pixels``, ``rmse`` (over the pixels of all images together), ``low``, ``high``,
-    ``grid_rmse`` (of every token's true mean depth: no map on this grid can be expected to do
-    better), ``mean_rmse`` (of predicting the mean depth, on the same pixels), ``relative_rmse``
-    (the one in units of the last, by which regions compare: some are harder than others),
-    ``relative_low``, ``relative_high``, ``p`` (of the null that the map does no better than the
-    mean depth, paired by scene, Holm-adjusted over the positions of a split and region; null where
-    the mean makes no error), ``image_rmse`` (mean over images of each one's), ``aligned_rmse``
-    (after the best scale and shift of every image), ``within_1.25`` (share of pixels within that
-    factor), ``absolute_relative`` (mean of the absolute error over the true depth), ``strength``.
-    Intervals and ``p`` are null for fewer than :data:`~reprscope.statistics.FEWEST_UNITS` scenes.
+    Returns ------- ``position``, ``split``, ``region``, ``images`` (with pixels of the region),
+    ``scenes`` (of these), ``pixels``, ``rmse`` (over the pixels of all images together), ``low``,
+    ``high``, ``grid_rmse`` (of every token's true mean depth: no map on this grid can be expected
+    to do better), ``mean_rmse`` (of predicting the mean depth, on the same pixels),
+    ``relative_rmse`` (the one in units of the last, by which regions compare: some are harder than
+    others), ``relative_low``, ``relative_high``, ``p`` (of the null that the map does no better
+    than the mean depth, paired by scene, Holm-adjusted over the positions of a split and region;
+    null where the mean makes no error), ``image_rmse`` (mean over images of each one's),
+    ``aligned_rmse`` (after the best scale and shift of every image), ``within_1.25`` (share of
+    pixels within that factor), ``absolute_relative`` (mean of the absolute error over the true
+    depth), ``strength``. Intervals and ``p`` are null for fewer than
+    :data:`~reprscope.measures.statistics.FEWEST_UNITS` scenes.
     """
     frames = []
     keys = ["split", "region", "position"]

@@ -1,11 +1,11 @@
 """Linear probe: how well a linear classifier tells the classes from spatially averaged tokens.
 
-``form: converged`` is multinomial logistic regression (:mod:`reprscope.logistic`) on channels that
-are standardised by the training images. The strength of its penalty is chosen among decades on
-validation images (by accuracy, of equal ones by cross-entropy) and, where those are fewer than
-:data:`reprscope.statistics.FEWEST_TO_CHOOSE`, on a stratified fifth of the training images, after
-which it is fitted on all of them. Validation images have then chosen a penalty (and may choose a
-block): what is reported is the accuracy on the test images.
+``form: converged`` is multinomial logistic regression (:mod:`reprscope.measures.logistic`) on
+channels that are standardised by the training images. The strength of its penalty is chosen among
+decades on validation images (by accuracy, of equal ones by cross-entropy) and, where those are
+fewer than :data:`reprscope.measures.statistics.FEWEST_TO_CHOOSE`, on a stratified fifth of the
+training images, after which it is fitted on all of them. Validation images have then chosen a
+penalty (and may choose a block): what is reported is the accuracy on the test images.
 
 ``form: published`` is the thesis' recipe (section "linear probe classification", table 2): one
 linear layer without a bias on raw means, weights drawn from a unit normal, Adam with a learning
@@ -25,19 +25,19 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 import numpy as np
 import polars as pl
 
-from reprscope import logistic
-from reprscope.errors import UserError
-from reprscope.findings import CONDITION, Findings, best, interval, superlative, told_apart
-from reprscope.labels import KEYS
-from reprscope.parameters import check_whole
-from reprscope.seeds import item_seed
-from reprscope.statistics import FEWEST_TO_CHOOSE, SIGNIFICANT, Interval, holm, mean
+from reprscope.base.parameters import check_whole
+from reprscope.base.seeds import item_seed
+from reprscope.measures import logistic
+from reprscope.measures.statistics import FEWEST_TO_CHOOSE, SIGNIFICANT, Interval, holm, mean
+from reprscope.models.labels import KEYS
+from reprscope.runtime.errors import UserError
+from reprscope.tasks._findings import CONDITION, Findings, best, interval, superlative, told_apart
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from reprscope.data.canonical import Annotations
-    from reprscope.store import Representations
+    from reprscope.representations.store import Representations
 
     Float = NDArray[np.float64]
 
@@ -341,12 +341,11 @@ def relate(table: pl.DataFrame, parameters: Mapping[str, Parameters]) -> pl.Data
     parameters
         Settings of each task.
 
-    Returns
-    -------
-    The table with ``over``, accuracy less that of the model ``against`` on the same images, at the
-    block and timestep that are best for it (:func:`reprscope.findings.best`, of the same number of
-    training images), ``over_low``, ``over_high``, ``over_p`` (two-sided, not corrected for how many
-    rows there are) and ``against`` itself. Null without such a model. Without ``right_of_image``.
+    Returns ------- The table with ``over``, accuracy less that of the model ``against`` on the same
+    images, at the block and timestep that are best for it (:func:`reprscope.tasks._findings.best`,
+    of the same number of training images), ``over_low``, ``over_high``, ``over_p`` (two-sided, not
+    corrected for how many rows there are) and ``against`` itself. Null without such a model.
+    Without ``right_of_image``.
     """
     columns = ("over", "over_low", "over_high", "over_p")
     alike = [c for c in KEYS if c in table.columns and c not in ("model", "position", "timestep")]

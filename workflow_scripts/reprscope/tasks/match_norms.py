@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 import polars as pl
 
-from reprscope import statistics
-from reprscope.findings import CONDITION, Findings, of_blocks, told_apart, where
-from reprscope.parameters import check_whole
-from reprscope.similarity import nearest, normalise
+from reprscope.base.parameters import check_whole
+from reprscope.measures import statistics
+from reprscope.measures.similarity import nearest, normalise
+from reprscope.tasks._findings import CONDITION, Findings, of_blocks, told_apart, where
 from reprscope.tasks._pictures import finite_tokens, frame
 from reprscope.tasks._samples import draw, histogram, several_images
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from reprscope.data.canonical import Annotations
-    from reprscope.store import Representations
+    from reprscope.representations.store import Representations
 
     Floats = NDArray[np.float64]
 
@@ -247,7 +247,7 @@ def correlation(matches: pl.DataFrame) -> statistics.Estimate | None:
 
     Matches that share an image may depend, whichever of the two it is: the error follows from the
     influence of each match on r, z_x z_y - r (z_x^2 + z_y^2) / 2 of standardised norms, by
-    :func:`reprscope.statistics.dyadic_ratio`.
+    :func:`reprscope.measures.statistics.dyadic_ratio`.
 
     Parameters
     ----------

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 import polars as pl
 
 from reprscope.data.canonical import encode_png
-from reprscope.errors import UserError
+from reprscope.runtime.errors import UserError
 from reprscope.tasks import LATENTS, PICTURE
 from reprscope.tasks._pictures import Choice, choose
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from reprscope.data.canonical import Annotations
-    from reprscope.store import Representations
+    from reprscope.representations.store import Representations
 
     Decode = Callable[[Sequence[str]], Iterable[tuple[str, NDArray[np.uint8]]]]
 
@@ -71,7 +71,7 @@ def measure(
         Their dataset.
     decode
         Pictures of noised latents by name, such as
-        :func:`reprscope.decoding.noised_pictures` gives them.
+        :func:`reprscope.representations.decoding.noised_pictures` gives them.
 
     Returns
     -------

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 import polars as pl
 
-from reprscope.errors import UserError
-from reprscope.parameters import check_whole
-from reprscope.similarity import normalise
+from reprscope.base.parameters import check_whole
+from reprscope.measures.similarity import normalise
+from reprscope.runtime.errors import UserError
 from reprscope.tasks._pictures import frame
 from reprscope.tasks._samples import draw, histogram, several_images
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from reprscope.data.canonical import Annotations
-    from reprscope.store import Representations
+    from reprscope.representations.store import Representations
 
 NEEDS: Final[frozenset[str]] = frozenset()
 STORES: Final = frozenset({"tokens"})

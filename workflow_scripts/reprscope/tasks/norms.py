@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import polars as pl
 
-from reprscope.findings import CONDITION, Findings, told_apart, where
-from reprscope.statistics import mean
+from reprscope.measures.statistics import mean
+from reprscope.tasks._findings import CONDITION, Findings, told_apart, where
 from reprscope.tasks._pictures import Choice, choose, finite_tokens, frame, pictures
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from reprscope.data.canonical import Annotations
-    from reprscope.store import Representations
+    from reprscope.representations.store import Representations
 
 NEEDS: Final[frozenset[str]] = frozenset()
 STORES: Final = frozenset({"tokens"})
@@ -153,7 +153,7 @@ def summarise(measurements: pl.DataFrame, parameters: Parameters) -> pl.DataFram
     -------
     The same columns. Rows of kind "statistics" are one for each position and statistic: ``value``,
     ``low`` and ``high`` (95 % t interval over images; null for fewer than
-    :data:`~reprscope.statistics.FEWEST_UNITS`), ``images``.
+    :data:`~reprscope.measures.statistics.FEWEST_UNITS`), ``images``.
     """
     frames = [measurements.filter(pl.col("kind") != "statistics")]
     values = measurements.filter(pl.col("kind") == "statistics").with_columns(

@@ -8,8 +8,8 @@ Noise that all images share: the published method adds one noise map to all of t
 that resembles its noise finds it again at the same place. The column ``noise`` tells measurements
 under ``noise: shared`` from those with noise drawn for each image (``per_image``).
 
-Content: the sky is above. ``content_only`` is the same share for the colours of the tokens'
-patches (:mod:`reprscope.patches`). And with ``mirrored``, every image is matched with its own
+Content: the sky is above. ``content_only`` is the same share for the colours of the tokens' patches
+(:mod:`reprscope.measures.patches`). And with ``mirrored``, every image is matched with its own
 mirrored view: there the content of a token stands at the mirrored place, and what finds its own
 place knows it although the content is elsewhere.
 
@@ -26,21 +26,21 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import polars as pl
 
-from reprscope import patches, statistics
-from reprscope.coordinates import token_centre, token_index
-from reprscope.errors import UserError
-from reprscope.findings import Findings, interval, of_blocks
-from reprscope.labels import KEYS, block_label, in_network_order
-from reprscope.parameters import check_whole
-from reprscope.seeds import item_seed
-from reprscope.similarity import nearest, normalise
+from reprscope.base.parameters import check_whole
+from reprscope.base.seeds import item_seed
+from reprscope.measures import patches, statistics
+from reprscope.measures.similarity import nearest, normalise
+from reprscope.models.labels import KEYS, block_label, in_network_order
+from reprscope.representations.coordinates import token_centre, token_index
+from reprscope.runtime.errors import UserError
+from reprscope.tasks._findings import Findings, interval, of_blocks
 from reprscope.tasks._pictures import encoded_picture, finite_tokens
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from reprscope.data.canonical import Annotations
-    from reprscope.store import Representations
+    from reprscope.representations.store import Representations
 
     Ints = NDArray[np.int64]
 

@@ -37,10 +37,10 @@ SD-1.5). As a minimum over bins is subtracted they are positive under no effect;
 concluded from them.
 
 Pairs of images share images, and pictures of one subject, such as a cut-out at several places, are
-not independent: intervals are those of :func:`reprscope.statistics.dyadic_ratio` over subjects. A
-pair of two pictures of one subject is easy, and at offset 0 there is none, since no picture is
-paired with itself. So ``same`` tells pairs apart: ``exclude`` (of different subjects), ``only``
-(of the same one) and ``all``, the published form.
+not independent: intervals are those of :func:`reprscope.measures.statistics.dyadic_ratio` over
+subjects. A pair of two pictures of one subject is easy, and at offset 0 there is none, since no
+picture is paired with itself. So ``same`` tells pairs apart: ``exclude`` (of different subjects),
+``only`` (of the same one) and ``all``, the published form.
 
 A match counts as right if it lies less than the width of ``tolerance`` tokens from the truth, in
 the thesis one, or by PCK's rule if ``alpha`` is set.
@@ -55,13 +55,13 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import polars as pl
 
-from reprscope import statistics
-from reprscope.coordinates import Offset, token_centre
-from reprscope.errors import UserError
-from reprscope.findings import Findings, interval, of_blocks, told_apart, where
-from reprscope.labels import KEYS
-from reprscope.metrics import correct
-from reprscope.parameters import check_whole
+from reprscope.base.parameters import check_whole
+from reprscope.measures import statistics
+from reprscope.measures.metrics import correct
+from reprscope.models.labels import KEYS
+from reprscope.representations.coordinates import Offset, token_centre
+from reprscope.runtime.errors import UserError
+from reprscope.tasks._findings import Findings, interval, of_blocks, told_apart, where
 from reprscope.tasks._keypoints import SPLITS, boxes, in_whole_encoded_pixels, of_pairs
 from reprscope.tasks._matching import (
     Frames,
@@ -79,9 +79,9 @@ from reprscope.tasks._pictures import frame
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from reprscope.base.protocol import Coordinates
     from reprscope.data.canonical import Annotations
-    from reprscope.protocol import Coordinates
-    from reprscope.store import Representations
+    from reprscope.representations.store import Representations
 
     Floats = NDArray[np.float64]
     Ints = NDArray[np.int64]
@@ -290,7 +290,7 @@ def summarise(measurements: pl.DataFrame, parameters: Parameters) -> pl.DataFram
         For each ``of``, the cells, whose rates have no interval.
 
     Each has ``points``, ``error_rate`` and ``low``, ``high``. All bounds and p-values are null for
-    fewer than :data:`reprscope.statistics.FEWEST_UNITS` ``subjects``.
+    fewer than :data:`reprscope.measures.statistics.FEWEST_UNITS` ``subjects``.
     """
     found = []
     for (position, split), part in measurements.group_by("position", "split", maintain_order=True):

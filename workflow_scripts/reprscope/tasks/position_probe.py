@@ -1,16 +1,17 @@
 """Position probe: how well a linear map reads a token's place from the token.
 
 Thesis, figures 11 and 27, and the upper row of the paper's figures 2, 4 and 5. Rows and columns are
-read apart, by classification and by regression (:mod:`reprscope.place_probes`), at every position
-of the network.
+read apart, by classification and by regression (:mod:`reprscope.measures.place_probes`), at every
+position of the network.
 
 Two forms. ``converged``, the default, fits both to their minimum with penalties chosen on
 validation images. ``published`` is the thesis' recipe, in which small maps get few steps of Adam
 and large ones many, so that layers are compared by how far the optimiser got as well.
 
 That a place is read better than by chance does not say that position is encoded: the sky is above.
-The null is the same probe on the colours of the tokens' own patches (:mod:`reprscope.patches`),
-which hold content alone: ``content_only``. What is ``above`` it is compared image by image.
+The null is the same probe on the colours of the tokens' own patches
+(:mod:`reprscope.measures.patches`), which hold content alone: ``content_only``. What is ``above``
+it is compared image by image.
 
 A place is compared on grids of s x s cells, where a place ``p`` of ``n`` lies in cell
 ``p * s // n``; a map that is smaller than the grid is compared on its own.
@@ -26,14 +27,14 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 import numpy as np
 import polars as pl
 
-from reprscope import logistic, patches, place_probes, statistics
+from reprscope.base.parameters import check_whole
+from reprscope.base.seeds import item_seed
 from reprscope.data.shares import drawn_split
-from reprscope.errors import UserError
-from reprscope.findings import CONDITION, Findings, best, superlative, told_apart, where
-from reprscope.parameters import check_whole
-from reprscope.place_probes import AXES, Probe, Tokens
-from reprscope.seeds import item_seed
+from reprscope.measures import logistic, patches, place_probes, statistics
+from reprscope.measures.place_probes import AXES, Probe, Tokens
+from reprscope.runtime.errors import UserError
 from reprscope.tasks import PICTURE
+from reprscope.tasks._findings import CONDITION, Findings, best, superlative, told_apart, where
 from reprscope.tasks._pictures import encoded_picture, encoded_png, finite_tokens
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from reprscope.data.canonical import Annotations
-    from reprscope.store import Representations
+    from reprscope.representations.store import Representations
 
     Ints = NDArray[np.int64]
     Read = Callable[[str], NDArray[np.float32]]
@@ -146,7 +147,7 @@ class Parameters:
     Attributes
     ----------
     form
-        ``converged``, or ``published``: see :mod:`reprscope.place_probes`.
+        ``converged``, or ``published``: see :mod:`reprscope.measures.place_probes`.
     iterations
         Iterations of L-BFGS at most, in the converged form.
     tokens_per_image

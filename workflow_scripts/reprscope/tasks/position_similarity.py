@@ -18,16 +18,16 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import polars as pl
 
-from reprscope.errors import UserError
-from reprscope.parameters import check_whole
-from reprscope.similarity import normalise
+from reprscope.base.parameters import check_whole
+from reprscope.measures.similarity import normalise
+from reprscope.runtime.errors import UserError
 from reprscope.tasks._pictures import finite_tokens
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from reprscope.data.canonical import Annotations
-    from reprscope.store import Representations
+    from reprscope.representations.store import Representations
 
 NEEDS: Final[frozenset[str]] = frozenset()
 STORES: Final = frozenset({"tokens"})

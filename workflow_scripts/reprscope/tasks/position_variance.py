@@ -1,10 +1,10 @@
 """Position variance: how much of the variance of tokens their place explains.
 
 The closed form beside the position probes: without training, without a penalty, and with a value
-that is 0 without an effect (:mod:`reprscope.place_variance`). Rows and columns are told apart; the
-rest of what place explains is their interaction. A picture is not alike everywhere, so that content
-alone has a share as well: the same is computed of what is left of the tokens when everything linear
-in the colours of their patches (:mod:`reprscope.patches`) is removed.
+that is 0 without an effect (:mod:`reprscope.measures.place_variance`). Rows and columns are told
+apart; the rest of what place explains is their interaction. A picture is not alike everywhere, so
+that content alone has a share as well: the same is computed of what is left of the tokens when
+everything linear in the colours of their patches (:mod:`reprscope.measures.patches`) is removed.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 import polars as pl
 
-from reprscope import patches, place_variance, statistics
-from reprscope.errors import UserError
-from reprscope.findings import CONDITION, Findings, interval, told_apart, where
-from reprscope.labels import in_network_order
-from reprscope.parameters import check_whole
-from reprscope.place_variance import AXES
-from reprscope.seeds import item_seed
+from reprscope.base.parameters import check_whole
+from reprscope.base.seeds import item_seed
+from reprscope.measures import patches, place_variance, statistics
+from reprscope.measures.place_variance import AXES
+from reprscope.models.labels import in_network_order
+from reprscope.runtime.errors import UserError
+from reprscope.tasks._findings import CONDITION, Findings, interval, told_apart, where
 from reprscope.tasks._pictures import encoded_picture, finite_tokens
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from reprscope.data.canonical import Annotations
-    from reprscope.store import Representations
+    from reprscope.representations.store import Representations
 
 NEEDS: Final[frozenset[str]] = frozenset()
 STORES: Final = frozenset({"tokens"})
@@ -94,13 +94,11 @@ def measure(
     parameters
         Settings of the measure.
 
-    Returns
-    -------
-    One row for each position, ``removed`` ("nothing", or what is linear in "colours" of the
-    patches), ``axis`` ("row", "column", or "place" for both with their interaction) and image:
-    ``image_id``, ``height``, ``width``, ``channels``, and ``cross``, ``square``, ``mean_cross``
-    (see :func:`reprscope.place_variance.share`); ``p``, of the test that the axis explains nothing,
-    is the same for all images.
+    Returns ------- One row for each position, ``removed`` ("nothing", or what is linear in
+    "colours" of the patches), ``axis`` ("row", "column", or "place" for both with their
+    interaction) and image: ``image_id``, ``height``, ``width``, ``channels``, and ``cross``,
+    ``square``, ``mean_cross`` (see :func:`reprscope.measures.place_variance.share`); ``p``, of the
+    test that the axis explains nothing, is the same for all images.
 
     Raises
     ------

@@ -3,10 +3,10 @@
 Thesis, figure 23: the mean of the anomalous tokens of one dataset finds those of another, so that
 anomalies have a direction in common beside their high norm. A token counts as found if its
 similarity to the prototype reaches a threshold; what is to be found are the tokens of the patches
-of :mod:`reprscope.anomalies`. The published figure shows counts over thresholds, without saying
-which threshold one would take; here it is the one of the highest F1 on validation images, and so is
-the position, and the scores are those on test images. Without enough validation images nothing is
-chosen, and the report describes.
+of :mod:`reprscope.measures.anomalies`. The published figure shows counts over thresholds, without
+saying which threshold one would take; here it is the one of the highest F1 on validation images,
+and so is the position, and the scores are those on test images. Without enough validation images
+nothing is chosen, and the report describes.
 """
 
 from __future__ import annotations
@@ -19,18 +19,26 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import polars as pl
 
-from reprscope.anomalies import OUTCOMES, Detection, covered, find, outcomes, patch_means, shares
-from reprscope.errors import UserError
-from reprscope.findings import CONDITION, Findings, best, interval, superlative, told_apart
-from reprscope.similarity import cosine
-from reprscope.statistics import FEWEST_TO_CHOOSE
+from reprscope.measures.anomalies import (
+    OUTCOMES,
+    Detection,
+    covered,
+    find,
+    outcomes,
+    patch_means,
+    shares,
+)
+from reprscope.measures.similarity import cosine
+from reprscope.measures.statistics import FEWEST_TO_CHOOSE
+from reprscope.runtime.errors import UserError
+from reprscope.tasks._findings import CONDITION, Findings, best, interval, superlative, told_apart
 from reprscope.tasks._pictures import finite_tokens, frame
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from reprscope.data.canonical import Annotations
-    from reprscope.store import Representations
+    from reprscope.representations.store import Representations
 
 NEEDS: Final[frozenset[str]] = frozenset()
 STORES: Final = frozenset({"tokens"})
@@ -228,14 +236,13 @@ def summarise(measurements: pl.DataFrame, parameters: Parameters) -> pl.DataFram
     parameters
         Settings of the task.
 
-    Returns
-    -------
-    ``position``, ``split``, ``threshold``, ``score`` (``precision``, ``recall``, ``F1``),
-    ``value`` (null where nothing was found, or is to be found), ``low``, ``high``, ``chosen``
-    (whether the threshold has the highest F1 on validation images, the lowest of equals; false
-    everywhere with fewer than :data:`~reprscope.statistics.FEWEST_TO_CHOOSE` of them), the counts
-    ``true_positives``, ``false_positives``, ``false_negatives`` (alike beside each score),
-    ``images``, ``tokens`` (to be found), ``patches`` (of which the prototype is the mean).
+    Returns ------- ``position``, ``split``, ``threshold``, ``score`` (``precision``, ``recall``,
+    ``F1``), ``value`` (null where nothing was found, or is to be found), ``low``, ``high``,
+    ``chosen`` (whether the threshold has the highest F1 on validation images, the lowest of equals;
+    false everywhere with fewer than :data:`~reprscope.measures.statistics.FEWEST_TO_CHOOSE` of
+    them), the counts ``true_positives``, ``false_positives``, ``false_negatives`` (alike beside
+    each score), ``images``, ``tokens`` (to be found), ``patches`` (of which the prototype is the
+    mean).
     """
     positions = measurements["position"].unique(maintain_order=True).to_list()
     frames = []

@@ -27,11 +27,11 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import polars as pl
 
-from reprscope.coordinates import Affine
-from reprscope.errors import UserError
-from reprscope.findings import CONDITION, Findings, told_apart, where
-from reprscope.similarity import normalise
-from reprscope.statistics import SIGNIFICANT, Estimate, holm, mean
+from reprscope.measures.similarity import normalise
+from reprscope.measures.statistics import SIGNIFICANT, Estimate, holm, mean
+from reprscope.representations.coordinates import Affine
+from reprscope.runtime.errors import UserError
+from reprscope.tasks._findings import CONDITION, Findings, told_apart, where
 from reprscope.tasks._pictures import finite_tokens
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from reprscope.data.canonical import Annotations
-    from reprscope.store import Representations
+    from reprscope.representations.store import Representations
 
     Floats = NDArray[np.float64]
 
@@ -348,7 +348,7 @@ def summarise(measurements: pl.DataFrame, parameters: Parameters) -> pl.DataFram
     (one-sided t-test, not adjusted), ``images``. A ratio to a similarity that is not positive says
     nothing: ``relative`` is null then, and its interval where that of the similarity reaches 0.
     ``gain`` is null for the other tokens themselves, and where a grid has no two of them. Intervals
-    and ``p`` are null for fewer than :data:`~reprscope.statistics.FEWEST_UNITS` images.
+    and ``p`` are null for fewer than :data:`~reprscope.measures.statistics.FEWEST_UNITS` images.
     """
     rows: list[dict[str, Any]] = []
     keys = ["position", "groups", "token_size"]

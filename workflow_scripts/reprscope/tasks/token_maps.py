@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 import polars as pl
 
-from reprscope.errors import UserError
-from reprscope.parameters import check_whole
+from reprscope.base.parameters import check_whole
+from reprscope.runtime.errors import UserError
 from reprscope.tasks._pictures import Choice, choose, finite_tokens, frame, pictures
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from reprscope.data.canonical import Annotations
-    from reprscope.store import Representations
+    from reprscope.representations.store import Representations
 
     Float32 = NDArray[np.float32]
 

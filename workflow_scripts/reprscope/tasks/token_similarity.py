@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 import polars as pl
 
-from reprscope.coordinates import token_index
-from reprscope.errors import UserError
-from reprscope.similarity import MEASURES, centre_of, compare
+from reprscope.measures.similarity import MEASURES, centre_of, compare
+from reprscope.representations.coordinates import token_index
+from reprscope.runtime.errors import UserError
 from reprscope.tasks._pictures import Choice, choose, finite_tokens, frame, pictures
 
 if TYPE_CHECKING:
     from reprscope.data.canonical import Annotations
-    from reprscope.store import Representations
+    from reprscope.representations.store import Representations
 
 NEEDS: Final[frozenset[str]] = frozenset()
 STORES: Final = frozenset({"tokens"})
@@ -75,8 +75,8 @@ class Parameters(Choice):
         Compare the reference token of the first of the images with the tokens of all of them,
         instead of that of each image with its own tokens.
     measure
-        How tokens are compared: one of :data:`reprscope.similarity.MEASURES`. The centre of the
-        centred cosine is the mean of the mean tokens of the two images compared.
+        How tokens are compared: one of :data:`reprscope.measures.similarity.MEASURES`. The centre
+        of the centred cosine is the mean of the mean tokens of the two images compared.
     """
 
     reference: tuple[float, float] = (0.5, 0.5)

@@ -1,0 +1,1 @@
+"""Settings, seeds, conventions and paths that all stages share."""

@@ -1,0 +1,1 @@
+"""What the rendered datasets are drawn from."""

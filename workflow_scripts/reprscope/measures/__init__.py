@@ -1,0 +1,1 @@
+"""Similarity, probes, statistics: functions of arrays."""

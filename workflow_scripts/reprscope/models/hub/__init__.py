@@ -1,0 +1,1 @@
+"""Getting models: local folders and the Hugging Face hub."""

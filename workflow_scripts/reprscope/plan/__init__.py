@@ -1,0 +1,1 @@
+"""The study, and what follows from it before any job runs. Only rules import it."""

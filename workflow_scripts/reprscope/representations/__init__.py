@@ -1,0 +1,1 @@
+"""From pictures to stored tokens: views, latents, noise, extraction, the store."""
