@@ -36,7 +36,10 @@ LIMITS: Final[Mapping[str, tuple[int, int]]] = {
     "subdivide": _FEW,
     "window": _FEW,
 }
-"""Least and largest whole number that makes sense, by name; who needs less says so itself."""
+"""Least and largest whole number that makes sense, by name; who needs less says so itself.
+
+A field for which a name means something else says ``field(metadata={"limits": (least, most)})``.
+"""
 
 _UNREADABLE: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 LONGEST: Final = 4096
@@ -83,7 +86,9 @@ def build(kind: type[Settings], values: Mapping[str, Any], *, entry: str) -> Set
     except UserError as error:
         raise UserError(f"{entry}: {error}") from error
     for name, value in arguments.items():
-        _check_sense(value, name, entry=f"{entry}.{name}")
+        own = known[name].metadata.get("limits")
+        limits = LIMITS if own is None else {**LIMITS, name: own}
+        _check_sense(value, name, limits, entry=f"{entry}.{name}")
     return settings
 
 
@@ -101,16 +106,18 @@ def check_whole(settings: Any, *names: str, least: int = 1) -> None:
             raise UserError(f"{name} is {value!r}; write a whole number from {least}.")
 
 
-def _check_sense(value: Any, name: str, *, entry: str) -> None:
+def _check_sense(
+    value: Any, name: str, limits: Mapping[str, tuple[int, int]], *, entry: str
+) -> None:
     """Check what no setting may be, whatever it is for."""
     match value:
         case Mapping():
             for key, item in value.items():
-                _check_sense(key, name, entry=entry)
-                _check_sense(item, str(key), entry=f"{entry}.{key}")
+                _check_sense(key, name, limits, entry=entry)
+                _check_sense(item, str(key), limits, entry=f"{entry}.{key}")
         case list() | tuple():
             for item in value:
-                _check_sense(item, name, entry=entry)
+                _check_sense(item, name, limits, entry=entry)
         case str():
             # Folded titles end in a line break.
             text = value.rstrip("\n") if "title" in name else value
@@ -122,7 +129,7 @@ def _check_sense(value: Any, name: str, *, entry: str) -> None:
         case bool():
             pass
         case int():
-            least, most = LIMITS.get(name, (-MOST, MOST))
+            least, most = limits.get(name, (-MOST, MOST))
             if not least <= value <= most:
                 raise UserError(f"{entry} is {value}: use a whole number from {least} to {most}.")
         case float() if not abs(value) <= LARGEST:

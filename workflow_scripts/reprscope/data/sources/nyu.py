@@ -64,7 +64,7 @@ class Parameters:
     depth: Literal["depths", "rawDepths"] = "depths"
     urls: tuple[str, ...] = URLS
     splits_urls: tuple[str, ...] = SPLITS_URLS
-    size: int | None = 2_972_037_809
+    size: int | None = field(default=2_972_037_809, metadata={"limits": (1, 2**50)})
     checksum: str | None = "md5:520609c519fba3ba5ac58c8fefcc3530"
     counts: Mapping[str, int] = field(default_factory=lambda: dict(COUNTS))
 

@@ -78,7 +78,7 @@ class Parameters:
     """
 
     urls: tuple[str, ...] = URLS
-    size: int | None = 226_961_117
+    size: int | None = field(default=226_961_117, metadata={"limits": (1, 2**50)})
     checksum: str | None = "sha256:d145eebe4d7d02ff0b9e2746dd3d72cfcb872df0dcfd6f3227576eb594408809"
     counts: Mapping[str, int] = field(default_factory=lambda: dict(COUNTS))
 
