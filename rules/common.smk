@@ -8,7 +8,7 @@ sys.path.insert(0, str(Path(workflow.basedir) / "workflow_scripts"))
 
 from snakemake.iocontainers import Wildcards
 
-from reprscope.runtime import failures
+from reprscope.runtime import disk, failures
 from reprscope.plan import jobs
 from reprscope.base import paths
 from reprscope.plan import specs
@@ -43,6 +43,11 @@ try:
     study = load(paths.located(config), [Path(path) for path in workflow.configfiles])
 except UserError as error:
     sys.exit(f"The study is not usable. {error}")
+if workflow.is_main_process:
+    try:
+        disk.check_temporary_files()
+    except UserError as error:
+        sys.exit(str(error))
 
 # What is extracted together is decided once, by the process that plans all jobs.
 TOGETHER = (

@@ -194,6 +194,8 @@ def test_a_model_s_parts_are_verified_alone_and_a_file_that_was_added_is_named(t
         (folder / part).mkdir(parents=True)
         (folder / part / "w.safetensors").write_bytes(part.encode())
     write_manifest(folder, tmp_path / "manifest.json", spec="{}")
+    (folder / ".snakemake_timestamp").touch()  # as Snakemake does
+    assert verified(tmp_path / "manifest.json") == folder
     (folder / "vae" / "w.safetensors").write_bytes(b"VAE")
     assert verified(tmp_path / "manifest.json", "unet", "scheduler") == folder
     for change in (lambda: None, (folder / "vae" / "w.safetensors").unlink):

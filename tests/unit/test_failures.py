@@ -76,6 +76,22 @@ def test_what_the_machine_refuses_is_one_sentence(tmp_path, raised, sentence):
     assert state.mendable
 
 
+@pytest.mark.parametrize(
+    "raised",
+    [
+        "MemoryError()",
+        "ImportError('libtorch_cpu.so: failed to map segment from shared object')",
+        "RuntimeError('DefaultCPUAllocator: not enough memory')",
+        "OSError(errno.ENOMEM, 'Cannot allocate memory')",
+    ],
+)
+def test_a_lack_of_memory_is_one_sentence_and_tried_again(tmp_path, raised):
+    _, state, log = run(tmp_path, f"raise {raised}")
+    assert state.sentence.startswith("Memory ran out in this job: run again with more of it")
+    assert not state.mendable
+    assert "Traceback" in log
+
+
 def test_only_an_end_for_lack_of_memory_halves_the_batch(tmp_path, monkeypatch):
     """A job that was killed is tried again with the same batch, for the same bytes."""
     log = tmp_path / "log"

@@ -1,3 +1,4 @@
+import contextlib
 import os
 import signal
 import subprocess
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from reprscope.runtime import failures, files
+from reprscope.runtime.disk import check_temporary_files
 from reprscope.runtime.errors import UserError
 from reprscope.runtime.files import atomic, write_text
 
@@ -151,7 +153,31 @@ def test_a_job_on_a_full_disk_ends_in_one_sentence_and_leaves_nothing(small_disk
     assert child.returncode == 1
     assert not child.stderr
     assert failures.read(tmp_path / "log").sentence == (
-        f"The disk that should hold {path} is full: free some space and run again; "
+        f"The disk that should hold {path} is full: free some space (or raise the quota, or the "
+        "limit of a file's size) and run again; "
         "everything finished before is kept."
     )
     assert list(small_disk.iterdir()) == []
+
+
+def test_a_limit_of_a_file_s_size_is_one_sentence(tmp_path):
+    import resource
+
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+    try:
+        with pytest.raises(UserError, match=r"a\.txt is full: .* limit of a file's size"):
+            write_text(tmp_path / "a.txt", "x" * 2000)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_folder_for_temporary_files_is_named(small_disk, monkeypatch):
+    monkeypatch.setenv("TMPDIR", str(small_disk / "none"))
+    check_temporary_files()
+    monkeypatch.setenv("TMPDIR", str(small_disk))
+    with contextlib.suppress(OSError):
+        (small_disk / "x").write_bytes(bytes(1 << 18))
+    with pytest.raises(UserError, match=f"cannot be written to {small_disk} .*set TMPDIR"):
+        check_temporary_files()

@@ -100,6 +100,38 @@ def test_a_kill_at_every_stage_leaves_no_half_file_and_ends_in_the_same_bytes(fi
         assert (fresh.folder / "results" / path).read_bytes() == (results / path).read_bytes(), path
 
 
+def test_after_snakemake_was_killed_in_mid_extraction_unlocking_and_running_give_the_same_tables(
+    finished, fresh
+):
+    run = subprocess.Popen(
+        [SNAKEMAKE, "--cores", "2"],
+        cwd=fresh.folder,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env=environment(),
+    )
+    folder = fresh.folder / "results/representations"
+    until = time.monotonic() + 900
+    while not any(folder.rglob(".*.part-*")):
+        assert run.poll() is None
+        assert time.monotonic() < until
+        time.sleep(0.02)
+    run.kill()  # Its jobs live on for a while, and what they make has no record.
+    run.wait()
+    locked = fresh.snakemake("results/report/index.html")
+    assert locked.returncode != 0
+    assert "--unlock" in locked.stdout + locked.stderr
+    unlocked = subprocess.run(
+        [SNAKEMAKE, "--unlock"], cwd=fresh.folder, env=environment(), capture_output=True
+    )
+    assert unlocked.returncode == 0
+    fresh.run()
+    results = finished.folder / "results"
+    for path in sorted(files(finished)["tables"]):
+        assert (fresh.folder / "results" / path).read_bytes() == (results / path).read_bytes(), path
+    assert fresh.planned() == {}
+
+
 def test_a_dataset_that_was_written_by_another_program_is_made_again(project):
     """It does not say what it was made with, so that nothing is measured on its damaged picture."""
     import polars as pl

@@ -47,12 +47,12 @@ class DatasetEntry:
     parameters: Any
     shards: int = 1
 
-    @property
+    @cached_property
     def provides(self) -> frozenset[str]:
         """Annotations beside the images."""
         return sources.load(self.source).provides(self.parameters)
 
-    @property
+    @cached_property
     def files(self) -> Sequence[str]:
         """Local files that the dataset is made from."""
         return sources.files(sources.load(self.source), self.parameters)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 from typing import Any
+
+from reprscope.runtime.errors import UserError
 
 MARGIN = 1 << 18
 """Bytes that HDF5 may need beside the tables themselves, for indices and on closing."""
@@ -24,3 +27,26 @@ def reserve(file: Any, size: int) -> None:
     """
     with Path(file.filename).open("rb+") as raw:
         os.posix_fallocate(raw.fileno(), 0, file.id.get_filesize() + size + MARGIN)
+
+
+def check_temporary_files() -> None:
+    """Check that the folder for temporary files has room for what Snakemake writes there.
+
+    Raises
+    ------
+    UserError
+        If it has not, or cannot be written to.
+    """
+    # Snakemake's solver takes the variable as it is; Python itself would look for another folder.
+    folder = os.environ.get("TMPDIR") or tempfile.gettempdir()
+    if not Path(folder).is_dir():
+        return
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(bytes(1 << 18))
+            file.flush()
+    except OSError as error:
+        raise UserError(
+            f"Temporary files cannot be written to {folder} ({error.strerror}): free some space "
+            "there, or set TMPDIR to another folder."
+        ) from error

@@ -16,14 +16,19 @@ from pathlib import Path
 
 from reprscope.runtime.errors import UserError
 
-_FULL = re.compile(r"No space left|errno = 28\b|errno = 122\b|Disk quota exceeded|os error 28")
+_FULL = re.compile(
+    r"No space left|Disk quota exceeded|File too large|errno = (27|28|122)\b|os error (27|28|122)\b"
+)
 
 
 def is_full_disk(error: BaseException) -> bool:
-    """Whether an error, or one that it came from, says that a disk or a quota is full."""
+    """Whether an error, or one that it came from, says that no more can be written.
+
+    A disk or a quota is full, or a file has reached the limit of its size.
+    """
     found: BaseException | None = error
     while found is not None:
-        if isinstance(found, OSError) and found.errno in (errno.ENOSPC, errno.EDQUOT):
+        if isinstance(found, OSError) and found.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             return True
         if _FULL.search(str(found)):
             return True
@@ -95,7 +100,8 @@ def atomic(path: str | os.PathLike[str]) -> Iterator[Path]:
 def full(target: str | os.PathLike[str]) -> str:
     """Sentence about a full disk or quota."""
     return (
-        f"The disk that should hold {target} is full: free some space and run again; "
+        f"The disk that should hold {target} is full: free some space (or raise the quota, or the "
+        "limit of a file's size) and run again; "
         "everything finished before is kept."
     )
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
 import time
 from collections.abc import Callable, Iterable, Mapping
 from functools import cache
@@ -50,7 +51,7 @@ class Known:
         OSError
             If there is no such file, or as ``find`` does.
         """
-        found = Path(path).stat()
+        found = os.stat(path)  # noqa: PTH116 - a fifth of the time, of 100,000 pictures
         state = [found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino]
         known = self._facts.get(path)
         if known is not None and known[:-1] == state:

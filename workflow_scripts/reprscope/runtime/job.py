@@ -15,6 +15,7 @@ from pathlib import Path
 from reprscope.runtime import checksums, code_digests, failures, snapshot
 from reprscope.runtime.errors import UserError
 from reprscope.runtime.files import full, is_full_disk
+from reprscope.runtime.system_memory import says_out_of_memory
 
 logger = logging.getLogger("reprscope")
 
@@ -74,7 +75,11 @@ def job(
         if sentence is not None:
             logger.error("%s", sentence)
         unexpected = (
-            f"Unexpected {type(error).__name__} ({_short(error, 300)}); the traceback is in {log}."
+            f"Memory ran out in this job: run again with more of it, or with fewer jobs at once; "
+            f"the traceback is in {log}."
+            if says_out_of_memory(error)
+            else f"Unexpected {type(error).__name__} ({_short(error, 300)}); the traceback is in "
+            f"{log}."
         )
         ended = replace(state, sentence=sentence or unexpected, mendable=sentence is not None)
         failures.write(log, ended)
@@ -94,6 +99,8 @@ def _sentence(error: Exception, files: Iterable[str]) -> str | None:
             return f"{named} cannot be used ({error.strerror}): change its rights or its place."
     elif is_full_disk(error):
         return full("the results")
+    if says_out_of_memory(error):
+        return None
     return next((text for text in (damage(Path(file)) for file in files) if text), None)
 
 

@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from reprscope.runtime.errors import UserError
-from reprscope.runtime.system_memory import available, reset_peak, status
+from reprscope.runtime.system_memory import available, reset_peak, says_out_of_memory, status
 
 if TYPE_CHECKING:
     import torch
 
 Result = TypeVar("Result")
-
-_OUT: Final = re.compile(
-    r"(?i)can't allocate memory|cannot allocate memory|not enough memory|std::bad_alloc"
-    r"|out of memory|_STATUS_ALLOC_FAILED|ErrorMemoryAllocation|ErrorOutOfMemory"
-)
-"""What torch's allocators, oneDNN, CUDA, cuBLAS, cuDNN, HIP, rocBLAS and MPS say."""
 
 MARGIN: Final = 1.25
 """Memory that a batch may need beyond what its first image grew by, as a factor."""
@@ -112,4 +105,4 @@ def out_of_memory(error: BaseException) -> bool:
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     # Allocators of processors and libraries of cards raise plain RuntimeErrors.
-    return isinstance(error, RuntimeError) and bool(_OUT.search(str(error)))
+    return isinstance(error, RuntimeError) and says_out_of_memory(error)

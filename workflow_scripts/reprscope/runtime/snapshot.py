@@ -8,6 +8,9 @@ from reprscope.runtime import checksums
 from reprscope.runtime.errors import UserError
 from reprscope.runtime.files import sha256
 
+SNAKEMAKE_S = ".snakemake_timestamp"
+"""What Snakemake puts into a folder when the job that made it has ended."""
+
 TEXT = tuple(f"{part}{n}" for part in ("text_encoder", "tokenizer") for n in ("", "_2", "_3"))
 """Folders of text encoders and their tokenizers."""
 
@@ -34,6 +37,7 @@ def verified(manifest: Path, *parts: str) -> Path:
     folder = manifest.parent / "snapshot"
     expected = checksums.read_json(manifest)["files"]
     there = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+    there -= {SNAKEMAKE_S}
     for name in sorted(expected.keys() | there):
         if parts and name.partition("/")[0] not in parts:
             continue

@@ -2,8 +2,26 @@
 
 from __future__ import annotations
 
+import re
 import resource
 from pathlib import Path
+from typing import Final
+
+_OUT: Final = re.compile(
+    r"(?i)can't allocate memory|cannot allocate memory|not enough memory|std::bad_alloc"
+    r"|out of memory|_STATUS_ALLOC_FAILED|ErrorMemoryAllocation|ErrorOutOfMemory"
+    r"|failed to map segment|can't start new thread"
+)
+"""What says that memory ran out.
+
+That is torch's allocators, oneDNN, CUDA, cuBLAS, cuDNN, HIP, rocBLAS, MPS, and what loads libraries
+and starts threads.
+"""
+
+
+def says_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out."""
+    return isinstance(error, MemoryError) or bool(_OUT.search(str(error)))
 
 
 def available() -> int:

@@ -112,7 +112,9 @@ def files(parameters: Parameters) -> list[str]:
         If there is no such folder.
     """
     found = tree.walk(Path(parameters.path))
-    return sorted(str(Path(parameters.path, name)) for name in found.images + found.metadata)
+    folder = str(Path(parameters.path))
+    # Path by path, pathlib would take a third of a plan of 100,000 pictures.
+    return sorted(f"{folder}/{name}" for name in found.images + found.metadata)
 
 
 def provides(parameters: Parameters) -> frozenset[str]:
