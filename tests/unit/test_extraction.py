@@ -158,7 +158,7 @@ def test_early_exit_equals_the_full_pass_and_runs_nothing_after_it(unet):
         assert torch.equal(early[position], full[position])
 
 
-def test_results_do_not_depend_on_batch_size_or_shards(tmp_path, unet, latents, prompt, vae):
+def test_batches_and_shards_change_features_by_rounding_alone(tmp_path, unet, latents, prompt, vae):
     whole = run(tmp_path / "one.h5", unet, latents, prompt, size=1)
     wide = run(tmp_path / "four.h5", unet, latents, prompt, size=4)
     assert whole.image_ids == wide.image_ids
@@ -171,9 +171,11 @@ def test_results_do_not_depend_on_batch_size_or_shards(tmp_path, unet, latents, 
     for name in whole.image_ids:
         for position in BLOCKS:
             expected = whole.tokens(position, name)
-            assert np.allclose(wide.tokens(position, name), expected, atol=1e-4)
-            if name in part.image_ids:
-                assert np.allclose(part.tokens(position, name), expected, atol=1e-4)
+            others = [wide, part] if name in part.image_ids else [wide]
+            for other in others:
+                far = np.linalg.norm(other.tokens(position, name) - expected)
+                # A few values fall on the other side when they become float16.
+                assert far < 1e-4 * np.linalg.norm(expected)
     assert len(part.image_ids) == 4
 
 
