@@ -19,12 +19,13 @@ from reprscope.plan import drawable, specs
 from reprscope.plan.comparison import matches
 from reprscope.plan.parse import parse
 from reprscope.plan.read import read
+from reprscope.runtime.frames import write_frame
 from support.fakes import FakeAnnotations, FakeRepresentations, pair
 from support.pictures import smooth_image
 from support.project import ROOT, make
 
 BOTH_PROTOCOLS = 2
-FOLDER = ROOT / "resources" / "published"
+FOLDER = published.VALUES
 
 # Counted by hand from the two files. Thesis: five models; SPair-71k and NYU have 6 shards, the
 # classification sets 4, the cut-outs and ImageNet's subset 2; SPair-71k is seen at 11 timesteps at
@@ -240,7 +241,7 @@ def test_its_figures_can_be_drawn_from_the_table_that_the_experiment_makes(
         if tasks.LATENTS in task.STORES:
             keywords = {"decode": lambda names: annotations.pictures.items()}
         own = _representations(study, one, positions or ["mean"])
-        task.measure(own, annotations, parameters, **keywords).write_parquet(path)
+        write_frame(task.measure(own, annotations, parameters, **keywords), path, spec="{}")
     summarise.main(
         measurements=files,
         out=tmp_path / "table.parquet",
